@@ -186,15 +186,17 @@ def plan_lines(jobs: Sequence[Any]) -> list[str]:
 
 
 def print_failures(jobs: Sequence[Any], *, place: str, file: Any = None) -> None:
-    """The jobs that failed, why, and the end of the log of each."""
+    """The jobs that failed and why, a reason that several share once, and the end of the log for three of the reasons."""
     failed = [job for job in jobs if job.state == "failed"]
     if not failed:
         return
     out = file or sys.stderr
     print(f"\n{len(failed)} of {len(jobs)} jobs failed:", file=out)
     width = max(len(job.name) for job in failed)
+    first_with: dict[str | None, str] = {}
     for job in failed:
-        print(f"  {job.name:<{width}}  {one_line(job.reason or 'no reason was left')}", file=out)
+        first = first_with.setdefault(job.reason, job.name)
+        print(f"  {job.name:<{width}}  {one_line(job.reason or 'no reason was left') if first == job.name else f'as {first}'}", file=out)
     first_of_reason: dict[str | None, Any] = {}
     for job in failed:
         if job.log_tail:

@@ -117,21 +117,26 @@ def finish_sweep(
         write_best(state.directory, state.winner, place=place, command=state.facts["command"], is_group=is_group)
     if search is not None and stop_signal is None:
         print_outcome(search, state.winner, Path(place))
-    elif settings.compare and counts[COMPLETED] > 1 and stop_signal is None:
+    elif settings.compare and counts[COMPLETED] > 1 and stop_signal is None and not state.is_doubtful:
         print_comparison_of(place)
     print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; the sweep is in {place}", flush=True)
     print_failures(list(state.jobs.values()), place=place)
     if unfinished or counts[FAILED] or stop_signal is not None:
-        print_how_to_go_on(state)
+        print_how_to_go_on(state, more=None if search is None or stop_signal is not None else search.trials_in_place_of_failed())
     if stop_signal is not None:
         return STOP_SIGNALS[signal.Signals(stop_signal)]
     return ExitCode.SWEEP_FAILED if unfinished or counts[FAILED] else ExitCode.OK
 
 
-def print_how_to_go_on(state: SweepState) -> None:
-    """Print the command that resumes the sweep."""
-    go_on = resume_command(os.path.relpath(state.directory), state.facts, trusted_in(state.facts, state.directory))
-    print(f"go on with what is not completed: {go_on} (or the same command again)", file=sys.stderr, flush=True)
+def print_how_to_go_on(state: SweepState, more: int | None = None) -> None:
+    """Print the command that resumes the sweep. more: of a search of which trials failed, how many trials it then has."""
+    trusted = trusted_in(state.facts, state.directory)
+    further = [] if more is None else [f"sweep.trials={more}"]
+    go_on = resume_command(os.path.relpath(state.directory), state.facts, trusted, *further)
+    said = f"go on with what is not completed: {go_on} (or the same command again)"
+    if more is not None:
+        said = f"a trial that failed is not run again; another one in its place: {go_on}"
+    print(said, file=sys.stderr, flush=True)
 
 
 def print_comparison_of(directory: str) -> None:

@@ -85,13 +85,17 @@ _FIELDS = {item.name for item in dataclasses.fields(JobState)}
 
 @dataclass
 class SweepState:
-    """All jobs by name, in their order, and the facts about the sweep. Written at most once in `every` seconds, unless forced."""
+    """All jobs by name, in their order, and the facts about the sweep. Written at most once in `every` seconds, unless forced.
+
+    is_doubtful: whether the directory holds a completed record that is not its job's, so that its runs cannot be compared.
+    """
 
     directory: Path
     facts: dict[str, Any]
     jobs: dict[str, JobState] = field(default_factory=dict)
     every: float = 2.0
     winner: dict[str, Any] | None = None
+    is_doubtful: bool = False
     _written: float = -1e9
 
     def counts(self) -> Counter[str]:
@@ -119,13 +123,22 @@ class SweepState:
             self.write(force=True)
 
     def take_over(self, before: Mapping[str, Any]) -> None:
-        """Take over the results of an earlier start of this sweep: completed jobs stay so, all others wait again."""
+        """Take over the results of an earlier start of this sweep: completed jobs stay so, all others wait again.
+
+        A job whose completed record is not its own has failed; the record stays as it is, and the others run.
+        """
         self.facts["started"] = before.get("started", self.facts["started"])
         for old in map(JobState.of_plan, before["jobs"]):
             if (job := self.jobs.get(old.name)) is not None:
                 job.attempts, job.seconds, job.reused_from = old.attempts, old.seconds, old.reused_from
         for job in self.jobs.values():
-            if (score := completed_score(self.directory, job)) is not None:
+            try:
+                score = completed_score(self.directory, job)
+            except DataError as error:
+                job.end(FAILED, reason=str(error))
+                self.is_doubtful = True
+                continue
+            if score is not None:
                 job.end(COMPLETED, figures=score)
 
 

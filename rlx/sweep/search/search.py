@@ -190,6 +190,12 @@ class Search:
             job.seed: sign * value for job, value in zip(trial.jobs, self.values(trial.jobs), strict=True) if value is not None
         }
 
+    def trials_in_place_of_failed(self) -> int | None:
+        """How many trials make up for those that failed; None where jobs of the search are run again, or a grid has no more."""
+        failed = {job.trial for job in self.state.jobs.values() if job.state == FAILED}
+        is_over = all(job.state in ENDED for job in self.state.jobs.values()) and None not in failed
+        return len(self.trials) + len(failed) if is_over and self.settings.sampler != "grid" else None
+
     @property
     def objective(self) -> str:
         """The first metric that is sought."""
