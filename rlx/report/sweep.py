@@ -196,7 +196,10 @@ def print_failures(jobs: Sequence[Any], *, place: str, file: Any = None) -> None
     first_with: dict[str | None, str] = {}
     for job in failed:
         first = first_with.setdefault(job.reason, job.name)
-        print(f"  {job.name:<{width}}  {one_line(job.reason or 'no reason was left') if first == job.name else f'as {first}'}", file=out)
+        print(
+            f"  {job.name:<{width}}  {one_line(job.reason or 'no reason was left') if first == job.name else f'as {first}'}",
+            file=out,
+        )
     first_of_reason: dict[str | None, Any] = {}
     for job in failed:
         if job.log_tail:

@@ -47,7 +47,7 @@ def test_nothing_is_asked_of_what_rlx_ships():
 
 def test_a_claim_is_held_against_what_it_names():
     said = hint(subject(with_loss(simpo_with_the_target_added())), "loss=lab.mine")
-    assert said.startswith("hint    lab.mine names simpo and differs from it: the loss is ")
+    assert said.startswith("lab.mine names simpo and differs from it: the loss is ")
     assert "same_as=simpo" in said
 
 

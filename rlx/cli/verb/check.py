@@ -134,12 +134,14 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
     failed = any(verdict["status"] == "failed" for verdict in verdicts)
     notes = [] if failed or "hyperparameters" not in wanted else task_notes(subject)
     seconds = time.monotonic() - start
+    said = "" if failed else hint(subject, name)
     if cfg.json:
         values = {"subject": name, "passed": not failed, "seconds": round(seconds, 3), "laws": verdicts, "notes": notes}
+        values["hint"] = said or None
         print(json.dumps(values, indent=2))
     else:
         print("".join(f"warning {note}\n" for note in notes), end="")
-        print("" if failed else hint(subject, name), end="")
+        print(f"hint    {said}\n" if said else "", end="")
         print(summary_line(name, verdicts, seconds))
     return int(failed)
 
@@ -163,10 +165,10 @@ def hint(subject: Subject, name: str) -> str:
         return ""
     except Exception as error:  # of the user's code, on numbers that no law tries
         said = f"{type(error).__name__}: {error}"
-        return f"hint    {own} names {found}, and raises where they are held against each other ({said}): `{command}`\n"
+        return f"{own} names {found}, and raises where they are held against each other ({said}): `{command}`"
     if told.same:
-        return f"hint    {own} says that it is {found}, and computes the same: `{command}`\n"
-    return f"hint    {own} names {found} and differs from it: {told.first.partition('; ')[0]}; `{command}` says where\n"
+        return f"{own} says that it is {found}, and computes the same: `{command}`"
+    return f"{own} names {found} and differs from it: {told.first.partition('; ')[0]}; `{command}` says where"
 
 
 def claim_of(algorithm: Any, *, of_loss: bool) -> tuple[Any, Any, str] | None:

@@ -1,4 +1,4 @@
-"""Writes the first version of an algorithm, a loss or a reward, with its YAML and its test."""
+"""Writes the first version of an algorithm, a loss, an advantage or a reward, with its YAML and its test."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ KINDS: dict[str, tuple[str, ...]] = {"algorithm": ("pairs", "rollouts")}  # what
 NEXT = {
     "algorithm": ("rlx check algorithm={name}.{kind}", "rlx train algorithm={name}.{kind}"),
     "loss": ("rlx check loss={name}.{name}", "rlx train loss={name}.{name} loss.beta=0.3"),
+    "advantage": (
+        "rlx check algorithm=custom_grpo algorithm/advantage={name}.{name}",
+        "rlx train algorithm=custom_grpo algorithm/advantage={name}.{name} algorithm.advantage.power=0.3",
+    ),
     "reward": (
         "rlx check algorithm=custom_grpo 'task/reward=[{name}.{kind}]'",
         "rlx train algorithm=custom_grpo 'task/reward=[exact_match,{name}.{kind}]'",

@@ -119,6 +119,14 @@ def test_a_loss_of_rlx_keeps_its_laws(name, capsys):
     assert code == 0, message + capsys.readouterr().out
 
 
+def test_a_hint_is_in_the_json_too(monkeypatch, capsys):
+    monkeypatch.setattr("rlx.cli.verb.check.hint", lambda subject, name: f"{name} says that it is ipo")
+    assert invoke(["check", "loss=ipo", "laws=[anchor]", "json=true"])[0] == 0
+    assert json.loads(capsys.readouterr().out)["hint"] == "loss=ipo says that it is ipo"
+    assert invoke(["check", "loss=ipo", "laws=[anchor]"])[0] == 0
+    assert "hint    loss=ipo says that it is ipo\n" in capsys.readouterr().out
+
+
 def test_without_an_algorithm_it_is_the_doctor(monkeypatch, capsys):
     from rlx.check import doctor
 

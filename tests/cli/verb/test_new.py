@@ -14,18 +14,20 @@ pytestmark = pytest.mark.whole
 CHECKED = {
     "algorithm": ["algorithm=fresh_algorithm.FreshAlgorithm"],
     "loss": ["loss=fresh_loss.fresh_loss"],
+    "advantage": ["algorithm=custom_grpo", "algorithm/advantage=fresh_advantage.fresh_advantage"],
     "reward": ["algorithm=custom_grpo", "task/reward=[fresh_reward.FreshReward]"],
 }
 BY_YAML = {
     "algorithm": ["algorithm=fresh_algorithm"],
     "loss": ["algorithm=dpo", "loss=fresh_loss"],
+    "advantage": ["algorithm=custom_grpo", "algorithm/advantage=fresh_advantage"],
     "reward": ["algorithm=custom_grpo", "task/reward=[exact_match,fresh_reward]"],
 }
 
 
 def named(what: str) -> str:
-    """The dotted name of what is written: of a function for a loss, else of a class."""
-    return f"fresh_{what}.fresh_{what}" if what == "loss" else f"fresh_{what}.Fresh{what.capitalize()}"
+    """The dotted name of what is written: of a function for a loss and an advantage, else of a class."""
+    return f"fresh_{what}.fresh_{what}" if what in ("loss", "advantage") else f"fresh_{what}.Fresh{what.capitalize()}"
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_out_is_another_folder(place, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "one of algorithm, loss, reward"),
+        ([], "one of algorithm, advantage, loss, reward"),
         (["algoritm", "x"], "did you mean algorithm?"),
         (["loss"], "takes one name"),
         (["loss", "a", "b"], "takes one name"),
