@@ -83,16 +83,19 @@ def goes_on(command: list[str]) -> bool:
 
 
 def small(command: list[str]) -> list[str]:
-    """A command with what makes it short; one that says how long it is keeps that."""
+    """A command with what makes it short."""
     if command[0] == "bench":
         return [*command, "rounds=1", "tokens=200", "seconds=1", "warmup_steps=1", "num_prompts=8"]
+    launched = any("submitit_slurm" in word for word in command)
     command = [word.replace("submitit_slurm", "submitit_local") for word in command]
-    if "-m" in command and COMPARED not in command:
-        command = [re.sub(r"^seed=range\(0, ?\d+\)$", "seed=range(0,2)", word) for word in command]  # two seeds stand for many
+    if launched or ("-m" in command and COMPARED not in command):  # two seeds stand for many; a launcher starts a process a job
+        command = [re.sub(r"^seed=range\(0, ?\d+\)$", f"seed=range(0,{2 - launched})", word) for word in command]
     if goes_on(command):
         return [re.sub(r"^num_steps=\d+$", "num_steps=3", word) for word in command]
     if not trains(command):
         return command
+    if not any(word.startswith("scheduler.") for word in command):  # a warm-up needs the steps that it was written for
+        command = [re.sub(r"^num_steps=\d+$", "num_steps=2", word) for word in command]
     added = [*SMALL, *(["sweep.workers=1"] if "-m" in command else [])]
     return [*command, *(setting for setting in added if not any(word.startswith(setting.partition("=")[0]) for word in command))]
 

@@ -84,23 +84,22 @@ def test_a_rank_that_dies_or_hangs_ends_the_run_and_is_named(place, rank, number
     assert read_run(place / name).status == ("failed" if rank else "interrupted")
 
 
-@pytest.mark.parametrize("mode", ["replicated", "sharded"])
-def test_conversations_give_the_numbers_of_one_process(place, mode):
+def test_conversations_give_the_numbers_of_one_process(place):
     small = ["policy=tiny_untrained", "policy.hidden_size=16", "evaluation.num_prompts=8", "logger=[]", "threads=1"]
     words = ["task=guess", "algorithm=ppo", "task.credit=turn", "num_steps=2", "eval_every=2"]
     found = []
-    for ranks in (1, 2):
+    for ranks, mode in ((1, "replicated"), (2, "replicated"), (2, "sharded")):
         name = f"talk_{mode}_{ranks}"
         process = begun(place, name, *words, f"ranks={ranks}", f"parallel={mode}", "parallel.timeout=60", small=small)
         said, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, said
-        found.append(metrics(place / name)[-1])
-    alone, together = found
+        found.append((metrics(place / name)[-1], (place / name / "samples.jsonl").read_text()))
+    (alone, samples), *several = found
     assert alone["train/turns"] > 1
-    for key in ("train/loss", "train/grad_norm", "train/reward_mean", "train/turns", "eval/reward", "eval/kl", "eval/turns"):
-        assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-5), key
-    samples = [(place / f"talk_{mode}_{ranks}/samples.jsonl").read_text() for ranks in (1, 2)]
-    assert samples[0] == samples[1]
+    for together, theirs in several:
+        for key in ("train/loss", "train/grad_norm", "train/reward_mean", "train/turns", "eval/reward", "eval/kl", "eval/turns"):
+            assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-5), key
+        assert theirs == samples
 
 
 def test_nothing_outlives_a_command_that_is_killed(place):
