@@ -23,6 +23,7 @@ GRPO = shlex.split(
     "algorithm=custom_grpo algorithm.prompts_per_step=4 algorithm.group_size=4 rollout.max_new_tokens=4 "
     "num_steps=5 threads=1 logger=[] evaluation.num_prompts=8 evaluation.num_pairs=8 optimizer.lr=0.001"
 )
+SAME = 5e-5  # nats: a float32 logit of 30 is exact to 4e-6, and sampling adds up in another order than learning
 AHEAD = "rollout.ahead=1"
 REPLAY = """
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def test_sampling_log_probabilities_are_those_of_the_weights_that_sampled():
     stepped(loop)
     for (older, _), (newer, batch) in pairwise(seen):
         then, now = (policy.token_logprobs(batch.sequences).detach() for policy in (older, newer))
-        assert (batch.sampling_logprobs - then).abs().max() < 1e-5
+        assert (batch.sampling_logprobs - then).abs().max() < SAME
         assert (batch.sampling_logprobs - now).abs().max() > 1e-3
 
 
@@ -143,7 +144,7 @@ def test_proximal_log_probabilities_are_those_of_the_policy_before_its_updates()
 
     loop.algorithm.on_loss = note
     stepped(loop)
-    assert all(proximal < 1e-5 for proximal, _ in first.values())
+    assert all(proximal < SAME for proximal, _ in first.values())
     assert all(sampling > 1e-3 for step, (_, sampling) in first.items() if step > 0)
 
 
