@@ -1,6 +1,6 @@
 """Losses: each is one function of tensors whose keyword arguments are its hyperparameters.
 
-Where a formula stands:
+Where each formula is defined:
 
     preference/margin            dpo, dpo_conservative, dpo_robust, dpo_normalized, exo, discopop, focal_po, ipo,
                                  ipo_normalized, hinge, dpop, r_dpo, cal_dpo, tdpo
@@ -10,24 +10,24 @@ Where a formula stands:
                                  nll_sequence_sum, dft
     preference/batch             dr_dpo, aot, aot_unpaired, kto, kto_pair
     preference/mixture           any weighted sum of these
-    preference/modifier          what changes the inputs of a preference loss or weighs its pairs
+    preference/modifier          changes the inputs of a preference loss or weights its pairs
     policy_gradient/token        reinforce, clipped, dual_clip, capped, cispo_band, cispo_cap, dcpo, dppo_tv, dppo_kl, sapo, dro
     policy_gradient/signed       topr, aspo, dispo, ce_gppo
     policy_gradient/sequence     gspo, gspo_token, opmd, gmpo, vespo
     policy_gradient/covariance   kl_cov, clip_cov
-    policy_gradient/kl           estimates of the KL to the reference, and their gradients
-    policy_gradient/modifier     what scales a surrogate or adds to it
+    policy_gradient/kl           estimators of the KL to the reference, and their gradients
+    policy_gradient/modifier     scales a surrogate or adds to it
     advantage/completion, token  advantages of completions and of tokens
     weight, value                weights of tokens; losses of a value head
     state                        running means over updates that a loss reads
 
-To write the next one: a function under `preference_loss` or `policy_gradient_loss`, with the formula, `Paper:` and `Shapes:` in
-its docstring, a line `name: what it does` for each hyperparameter, and a `Convention:` where other systems choose differently.
-`Exact:` in a policy-gradient loss is measured (`rlx guide check`): bias and variance of its expected gradient in a small world.
-Its parameters are named after what it reads: the tables are rlx/loss/preference/pairs.py (`PairInputs`: margin, chosen,
-rejected, policy, reference, chosen_length, scores, ...) and rlx/loss/policy_gradient/base.py (`RolloutLogprobs`: ratio,
-log_ratio, advantages, completion_mask, entropy, ...); `rlx guide loss` shows both. The laws, the card and the checks of ranges
-then hold for it without another line; `stop_gradient` marks what is constant.
+To add a loss, decorate a function with `preference_loss` or `policy_gradient_loss`. Its docstring has the formula, `Paper:`,
+`Shapes:`, a line `name: what it does` for each hyperparameter, and a `Convention:` where other systems choose differently.
+`Exact:` in a policy-gradient loss is measured (`rlx guide check`): bias and variance of its expected gradient on a small problem.
+The names of its parameters say which inputs it reads: rlx/loss/preference/pairs.py (`PairInputs`: margin, chosen, rejected,
+policy, reference, chosen_length, scores, ...) and rlx/loss/policy_gradient/base.py (`RolloutLogprobs`: ratio, log_ratio,
+advantages, completion_mask, entropy, ...) list them; `rlx guide loss` shows both. The laws, the card and the range checks then
+apply to it without further code; `stop_gradient` marks constants.
 """
 
 from rlx.loss.advantage.completion import Advantage, completion_advantage

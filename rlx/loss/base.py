@@ -1,4 +1,4 @@
-"""What every loss has: values from a formula, and weights from masks and lengths.
+"""The base of every loss: values from a formula, and weights from masks and lengths.
 
 Dimensions: B rows, T tokens.
 """
@@ -18,14 +18,14 @@ from rlx.fields import Ranged
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """`values` with 0 outside of the mask, whatever stood there; the same shape."""
+    """`values` set to 0 outside of the mask, even where they are not finite; the same shape."""
     return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
 
 
 def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, of: str) -> Tensor:
     """Return the output of a formula. Raises ShapeError unless it is a tensor of this shape.
 
-    by: whose formula. of: what the shape stands for.
+    by: the name of the formula's owner. of: what the shape means. Both are for the message.
     """
     if not isinstance(found, Tensor) or found.shape != shape:
         given = tuple(found.shape) if isinstance(found, Tensor) else "None" if found is None else f"a {type(found).__name__}"
@@ -35,7 +35,7 @@ def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, o
 
 @dataclass(frozen=True)
 class RunningMean:
-    """A running mean that a loss keeps over updates, see `rlx.loss.running_mean`. reads: the names of what it averages."""
+    """A running mean that a loss keeps over updates, see `rlx.loss.running_mean`. reads: the names of the averaged inputs."""
 
     of: str | Callable[..., Tensor]
     reads: tuple[str, ...]
@@ -48,7 +48,7 @@ class RunningMean:
         return found
 
     def statistic(self, loss: Any, given: Callable[[str], Any]) -> Any:
-        """[B] or [B, T]: the values that are averaged. given: name -> an input or a state."""
+        """The values to average, [B] or [B, T]. given: name -> an input or a state."""
         if isinstance(self.of, str):
             return given(self.of)
         return self.of(**{name: getattr(loss, name) if name in loss.takes else given(name) for name in self.reads})
@@ -62,14 +62,14 @@ class RunningMean:
 class Loss(Ranged, ABC):
     """A loss is `(weights * values).sum()`: values from the formula, weights from masks and lengths alone.
 
-    formula: the function of tensors that gives the values. reads: the names of what it reads. takes: its hyperparameters.
-    check: raises ConfigError where hyperparameters, given by keyword, do not fit together.
+    formula: the function of tensors that gives the values. reads: the names of its inputs. takes: its hyperparameters.
+    check: raises ConfigError if hyperparameters, given by keyword, do not fit together.
     state: name -> running mean that the formula reads; its value belongs to the run (see rlx.loss.state).
-    requires: names of the optional inputs that it reads; nobody computes them unless they are named.
+    requires: names of the optional inputs that it reads; they are computed only if named here.
     needs_reference: does it read the reference's log-probabilities?
     couples_rows: does the value of one row depend on other rows (sorting, a batch-wide baseline)? If so it must be
-        called once on all rows of an update, whatever the micro-batch.
-    Class variables hold what the formula needs; an instance holds the same names with its modifiers taken in.
+        called once on all rows of an update, whatever the micro-batch size.
+    Class variables describe the formula alone; attributes of the same names on an instance include its modifiers.
     """
 
     formula: ClassVar[Callable[..., Tensor]]
@@ -93,17 +93,17 @@ class Loss(Ranged, ABC):
 
     @abstractmethod
     def weights(self, completion_mask: Tensor) -> Tensor:
-        """Weights of the values, computed once over the rows that one optimiser update sees."""
+        """Weights of the values, computed once over all rows of one optimiser update."""
 
 
-# Exponentials of log-ratios that stay finite.
+# Exponentials of log-ratios, clamped to stay finite.
 
 
-LIMIT = 20.0  # e^20 is 5e8: far beyond what any clip lets through, and its square is finite in float32
+LIMIT = 20.0  # e^20 is 5e8: far beyond any clip, and its square is finite in float32
 
 
 def clamped_exp(exponent: Tensor) -> Tensor:
-    """exp of `exponent` clamped to ±20; no gradient beyond. Any shape."""
+    """exp of `exponent` clamped to ±20, with zero gradient beyond. Any shape."""
     return torch.exp(exponent.clamp(-LIMIT, LIMIT))
 
 

@@ -1,8 +1,8 @@
 """State of a loss: running means over updates, which its formula reads by name.
 
-A loss stays a frozen dataclass. The values belong to the run: the training loop binds them while it makes an update, the loss
-reads them and records what is to be averaged, and after the update each value moves on once, by the mean over all rows of the
-update. So the size of micro-batches and the number of ranks do not matter, and a checkpoint has a few numbers.
+A loss stays a frozen dataclass; the values belong to the run. The training loop binds them during an update, the loss reads
+them and records the statistics to average, and after the update each value is updated once with the mean over all rows of the
+update. So the micro-batch size and the number of ranks do not matter, and a checkpoint stores only a few numbers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Record = dict[str, tuple[float, float]]  # where/name -> (sum, count) of a stati
 
 
 def running_mean(of: str | Callable[..., Tensor], *, decay: float | str = 0.9, start: float = 0.0) -> RunningMean:
-    """A state: value <- decay * value + (1 - decay) * (mean of `of` over all rows of the update), once an update.
+    """A state: value <- decay * value + (1 - decay) * (mean of `of` over all rows of the update), once per update.
 
-    of: the name of an input of the loss, or a function whose parameters are named after inputs, states and hyperparameters of the
-    loss. It gives [B], a value a row, or in a policy-gradient loss [B, T], a value a token: then the mean is over tokens.
+    of: the name of an input of the loss, or a function whose parameters are named after inputs, states and hyperparameters of
+    the loss. It returns [B], a value per row, or in a policy-gradient loss [B, T], a value per token, averaged over tokens.
     decay: at least 0 and below 1, or the name of a hyperparameter of the loss. start: the value before the first update.
-    Raises ConfigError for a decay or start that is none.
+    Raises ConfigError for an invalid decay or start.
     """
     if not isinstance(decay, str) and not _is_decay(decay):
         raise ConfigError(f"running_mean has decay={decay!r}; it is at least 0 and below 1, or the name of a hyperparameter")
@@ -46,9 +46,9 @@ def _is_decay(value: object) -> bool:
 
 
 def check_state(function: Callable[..., Any], state: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
-    """The inputs that the states of a formula are made of. names: all inputs that there are.
+    """The inputs from which the states of a formula are computed. names: all existing inputs.
 
-    Raises ConfigError where a state is none, hides something, is never read, or is made of what is not an input.
+    Raises ConfigError if a state is not a running mean, hides another name, is never read, or reads something other than inputs.
     """
     own, inputs, used = function.__name__, set(names), set[str]()
     parameters = inspect.signature(function).parameters
@@ -77,7 +77,7 @@ def check_state(function: Callable[..., Any], state: Mapping[str, Any], names: I
 
 
 class LossStates:
-    """The states of all losses of an algorithm. values: `where/name` -> number, where the loss stands -> its value now."""
+    """The states of all losses of an algorithm. values: `where/name` -> current value; where: the path of the loss's field."""
 
     def __init__(self, losses: Mapping[str, Loss], values: dict[str, float]) -> None:
         self._losses = losses
@@ -89,11 +89,11 @@ class LossStates:
 
     @staticmethod
     def of(algorithm: Any, values: dict[str, float] | None = None) -> LossStates:
-        """The states of the losses in an algorithm's fields; one that `values` lacks has its initial value."""
+        """The states of the losses in an algorithm's fields; those missing from `values` get their initial value."""
         return LossStates(losses_with_state(algorithm), {} if values is None else values)
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take the values of a checkpoint. Raises DataError where they are not those of these losses."""
+        """Load the values of a checkpoint. Raises DataError if they do not belong to these losses."""
         if set(values) != set(self.values):
             missing, other = sorted(set(self.values) - set(values)), sorted(set(values) - set(self.values))
             said = f"has no value of {missing[0]}" if missing else f"has a value of {other[0]}, which no loss of this run keeps"
@@ -113,15 +113,15 @@ class LossStates:
 
     @contextmanager
     def recording(self) -> Iterator[Record]:
-        """Within this context, losses read these values, and what the states average is added up in the record that is given."""
+        """Within this context, losses read these values and add the statistics to average to the record that is yielded."""
         record: Record = {}
         with _bound(_Binding(self, record)):
             yield record
 
     def learn(self, record: Mapping[str, tuple[float, float]]) -> None:
-        """Move every value on by the means of one update. record: over all its rows; without a row a value stays.
+        """Update every value with the means of one update. record: over all its rows; without rows a value stays unchanged.
 
-        Raises NonFiniteError where a mean is NaN or infinite.
+        Raises NonFiniteError if a mean is NaN or infinite.
         """
         for key, (total, count) in record.items():
             where, _, name = key.rpartition("/")
@@ -136,7 +136,7 @@ class LossStates:
                 )
 
     def figures(self) -> dict[str, float]:
-        """Name -> value for metrics: state/NAME, behind the names of the term and part that the loss belongs to."""
+        """Name -> value for metrics: state/NAME, prefixed by the term and part that the loss belongs to."""
         found = {}
         for key, value in self.values.items():
             where, _, name = key.rpartition("/")
@@ -146,7 +146,7 @@ class LossStates:
         return found
 
     def place_of(self, loss: Loss) -> str:
-        """Where a loss stands. Raises ConfigError for one that no field holds: its state would be lost."""
+        """The field path of a loss. Raises ConfigError for a loss in no field, as its state would be lost."""
         if id(loss) not in self._places:
             raise ConfigError(
                 f"loss {type(loss).__name__} keeps {', '.join(loss.state)} over updates, but no field of the algorithm holds it, "
@@ -156,7 +156,7 @@ class LossStates:
 
 
 def losses_with_state(owner: Any) -> dict[str, Loss]:
-    """Where it stands, a dotted path of fields -> loss, for every loss with state; one that stands at two places counts once."""
+    """Dotted path of fields -> loss, for every loss with state; a loss found at two paths counts once."""
     found: dict[str, Loss] = {}
     seen: set[int] = set()
 
@@ -184,7 +184,7 @@ def losses_with_state(owner: Any) -> dict[str, Loss]:
 
 @dataclass(frozen=True)
 class _Binding:
-    """What losses read now, and where they record. refusal: why no state can be read here; empty where it can."""
+    """The values that losses currently read, and where they record. refusal: why state cannot be read here, or ""."""
 
     states: LossStates | None
     record: Record | None
@@ -211,9 +211,10 @@ def without_state(why: str) -> Iterator[None]:
 
 
 def with_state(loss: Loss, given: Callable[[str], Any], *, like: Tensor, masks: Sequence[Tensor]) -> Callable[[str], Any]:
-    """`given(name)` of what a formula reads, with its states by name, each [] in the dtype of `like`.
+    """`given(name)` extended by the states of the loss, each a scalar [] in the dtype of `like`.
 
-    Outside of a run every state is at its start. masks: bool, of the shapes that a statistic may have; its mean is over them.
+    Outside of a run every state has its start value. masks: bool, in the shapes that a statistic may have; it is averaged
+    over the matching one.
     """
     if not loss.state:
         return given
@@ -241,8 +242,8 @@ def with_state(loss: Loss, given: Callable[[str], Any], *, like: Tensor, masks: 
 def _added_up(
     loss: Loss, name: str, mean: RunningMean, read: Callable[[str], Any], masks: Sequence[Tensor]
 ) -> tuple[float, float]:
-    """(sum, count) of what a state is the mean of, over these rows, in float64."""
-    found = mean.statistic(loss, read)  # with a graph: inputs are computed once, and the formula needs theirs
+    """(sum, count) over these rows, in float64, of the statistic that a state averages."""
+    found = mean.statistic(loss, read)  # keeps the graph: inputs are computed once, and the formula needs their gradient
     mask = next((mask for mask in masks if isinstance(found, Tensor) and found.shape == mask.shape), None)
     if mask is None:
         given = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"

@@ -1,4 +1,4 @@
-"""Losses of a value head: how far the predicted values are from the returns.
+"""Losses of a value head: the error of the predicted values against the returns.
 
 Dimensions: B sequences, T tokens.
 """
@@ -22,7 +22,7 @@ VALUE_INPUTS = ("values", "returns", "sampling_values", "completion_mask")
 
 @dataclass(frozen=True, kw_only=True)
 class ValueLoss(Loss):
-    """A loss of values: `loss(values, returns, completion_mask, sampling_values) -> [B, T]`; `value_loss` makes its subclasses.
+    """A loss of values: `loss(values, returns, completion_mask, sampling_values) -> [B, T]`; `value_loss` creates subclasses.
 
     weighting: the weights of the tokens (see rlx.loss.weight).
     """
@@ -32,9 +32,9 @@ class ValueLoss(Loss):
     weighting: Weighting = field(default_factory=token_mean)
 
     def __call__(self, values: Tensor, returns: Tensor, completion_mask: Tensor, sampling_values: Tensor | None = None) -> Tensor:
-        """[B, T] one value a token, 0 outside of the mask; sampling_values are those when the batch was drawn. All [B, T].
+        """One loss per token [B, T], 0 outside of the mask; sampling_values: predicted when the batch was drawn. All [B, T].
 
-        The formula gets all three in the type of `values`: losses of torch refuse two types.
+        The formula gets all three in the dtype of `values`, as losses of torch refuse mixed dtypes.
         """
         drawn = {"returns": returns, "sampling_values": values if sampling_values is None else sampling_values}
         given = {"values": values} | {name: tensor.detach().to(values.dtype) for name, tensor in drawn.items()}
@@ -46,13 +46,13 @@ class ValueLoss(Loss):
         return masked(require_shape(found, values.shape, by=type(self).__name__, of="a value for each token"), completion_mask)
 
     def weights(self, completion_mask: Tensor) -> Tensor:
-        """[B, T] by `weighting`, over all rows of an update."""
+        """[B, T] weights from `weighting`, over all rows of an update."""
         return self.weighting(completion_mask)
 
 
 @with_options
 def value_loss(function: Callable[..., Tensor]) -> type[ValueLoss]:
-    """The class of a loss of values out of its formula, a function of what `VALUE_INPUTS` names, all [B, T] -> [B, T]."""
+    """Make a class of value losses from its formula, a function of the inputs in `VALUE_INPUTS`, all [B, T] -> [B, T]."""
     return class_of(function, ValueLoss, VALUE_INPUTS)
 
 
@@ -63,7 +63,7 @@ def squared_error(values: Tensor, returns: Tensor) -> Tensor:
     Half the squared error.
     Paper: Sutton and Barto 2018, Reinforcement learning, section 9.2, http://incompleteideas.net/book/the-book.html.
     Shapes: values V [B, T], returns R [B, T] -> [B, T].
-    Convention: with the half, as in verl and TRL; some codes leave it to the coefficient.
+    Convention: includes the factor ½, as in verl and TRL; some implementations leave it to the coefficient.
     """
     return (values - returns) ** 2 / 2
 
@@ -78,10 +78,10 @@ def clipped_squared_error(
 ) -> Tensor:
     """½ max((V - R)², (clamp(V, V_s - ε, V_s + ε) - R)²), V_s the value when the batch was drawn.
 
-    PPO's: a value that moved further than the clip gets no credit for it.
+    PPO's value loss: a value that moves further than the clip is not rewarded for it.
     Paper: Schulman et al. 2015, arXiv:1506.02438, with the clip of the PPO authors' code; Engstrom et al. 2020, arXiv:2005.12729.
     Shapes: values V [B, T], returns R [B, T], sampling_values V_s [B, T] -> [B, T].
-    clip: how far a value may move from the one when the batch was drawn.
+    clip: how far a value may move from its prediction when the batch was drawn.
     """
     held = torch.maximum(torch.minimum(values, sampling_values + clip), sampling_values - clip)
     return torch.maximum((values - returns) ** 2 / 2, (held - returns) ** 2 / 2)

@@ -1,8 +1,8 @@
-"""Weights of token values: what a batch's loss is a mean of. They depend on masks and lengths alone.
+"""Weights of token values: how a batch's loss is averaged. They depend on masks and lengths alone.
 
-Computed once over all rows that one optimiser update sees, then cut with the rows: so micro-batches add up to the whole.
-In this field the weights are the variant: they decide how much a long completion counts.
-Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens.
+They are computed once over all rows of one optimiser update, then sliced with the rows, so micro-batches add up to the whole.
+Many published variants differ only in these weights, which decide how much a long completion counts.
+Dimensions: B sequences (leading dimensions [P, G] work too), T tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlx.fields import Ranged, class_of, evaluated, with_options, within
 
 @dataclass(frozen=True, kw_only=True)
 class Weighting(Ranged):
-    """A choice of weights; call it with the completion mask of all rows of an update. `weighting` makes its subclasses."""
+    """A choice of weights; call it with the completion mask of all rows of an update. `weighting` creates its subclasses."""
 
     formula: ClassVar[Callable[..., Tensor]]
     reads: ClassVar[tuple[str, ...]] = ()
@@ -32,7 +32,7 @@ class Weighting(Ranged):
 
 @with_options
 def weighting(function: Callable[..., Tensor]) -> type[Weighting]:
-    """The class of token weights out of their formula, a function of completion_mask, bool [B, T] -> [B, T]."""
+    """Make a class of token weights from its formula, a function of completion_mask, bool [B, T] -> [B, T]."""
     return class_of(function, Weighting, ("completion_mask",))
 
 
@@ -51,7 +51,7 @@ def sequence_mean(completion_mask: Tensor, *, count_empty: bool = False) -> Tens
     """Mean over the tokens of each sequence, then over sequences (GRPO; verl seq-mean-token-mean; TRL grpo).
 
     1 / (sequences · tokens of the sequence) at each token. bool [B, T] -> [B, T].
-    count_empty: does a completion without a token count as a sequence? TRL counts it, verl and NeMo do not.
+    count_empty: does an empty completion count as a sequence? TRL counts it, verl and NeMo do not.
     """
     mask = completion_mask.to(torch.float64)
     return mask / mask.sum(dim=-1, keepdim=True).clamp(min=1) / _count(completion_mask, count_empty=count_empty)
@@ -62,7 +62,7 @@ def sequence_sum(completion_mask: Tensor, *, count_empty: bool = False) -> Tenso
     """Sum over the tokens of each sequence, mean over sequences (RLOO, LUSPO; verl seq-mean-token-sum).
 
     1 / sequences at each token. bool [B, T] -> [B, T].
-    count_empty: does a completion without a token count as a sequence? TRL counts it, verl and NeMo do not.
+    count_empty: does an empty completion count as a sequence? TRL counts it, verl and NeMo do not.
     """
     return completion_mask.to(torch.float64) / _count(completion_mask, count_empty=count_empty)
 
@@ -73,7 +73,7 @@ def constant_length(
     *,
     length: Annotated[int, within(at_least=1, whole=True, advice="take the longest completion that is sampled")] = 512,
 ) -> Tensor:
-    """Sum over all tokens divided by rows times a constant (Dr. GRPO; verl seq-mean-token-sum-norm): no length bias.
+    """Sum over all tokens, divided by rows times a constant (Dr. GRPO; verl seq-mean-token-sum-norm): no length bias.
 
     1 / (rows · length) at each token (Liu et al. 2025, Dr. GRPO, arXiv:2503.20783). bool [B, T] -> [B, T].
     length: the constant, usually the longest completion allowed; it scales the loss and changes nothing else.
@@ -83,6 +83,6 @@ def constant_length(
 
 
 def _count(completion_mask: Tensor, *, count_empty: bool) -> Tensor:
-    """[] the sequences that have a token, or all rows; at least 1."""
+    """[] the number of non-empty sequences, or of all rows; at least 1."""
     filled = completion_mask.any(dim=-1)
     return (torch.ones_like(filled) if count_empty else filled).sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Advantages of whole completions: their reward less a baseline, on one scale or another.
+"""Advantages of whole completions: reward minus a baseline, scaled in different ways.
 
 Dimensions: P prompts, G completions of a prompt (the group).
 """
@@ -27,9 +27,9 @@ Epsilon = Annotated[float, within(above=0, advice="it keeps groups of equal rewa
 class Advantage(Ranged, ABC):
     """An advantage of completions: `advantage(rewards, lengths=..., ...) -> [P, G]`.
 
-    requires: names of the further inputs that it reads: lengths [P, G] of the completions, greedy_rewards [P],
+    requires: names of the other inputs that it reads: lengths [P, G] of the completions, greedy_rewards [P],
         reward_parts [P, G, K] and reward_weights [K] of the K rewards whose weighted sum `rewards` is.
-    smallest_group: fewer completions of a prompt than this make no sense and are refused.
+    smallest_group: the smallest group size for which the formula is meaningful; smaller groups are refused.
     """
 
     formula: ClassVar[Callable[..., Tensor]]
@@ -38,7 +38,7 @@ class Advantage(Ranged, ABC):
     smallest_group: ClassVar[int] = 2
 
     def __call__(self, rewards: Tensor, **given: Tensor | None) -> Tensor:
-        """[P, G] without a gradient."""
+        """Advantages [P, G], detached."""
         own = type(self).__name__
         if rewards.ndim != 2:
             raise ShapeError(f"{own} takes rewards [P, G], a row a prompt, but got {tuple(rewards.shape)}")
@@ -59,30 +59,30 @@ class Advantage(Ranged, ABC):
 
     @abstractmethod
     def of_rewards(self, rewards: Tensor, **needed: Tensor) -> Tensor:
-        """[P, G] the formula."""
+        """The formula: advantages [P, G]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageFormula(Advantage):
-    """An advantage of completions that is one function; `completion_advantage` makes its subclasses."""
+    """An advantage of completions defined by one function; `completion_advantage` creates its subclasses."""
 
     def of_rewards(self, rewards: Tensor, **needed: Tensor) -> Tensor:
-        """[P, G] the formula of what it reads."""
+        """Call the formula with the inputs that it reads: advantages [P, G]."""
         found: Tensor = evaluated(self, {"rewards": rewards, **needed}.__getitem__)
         return found
 
 
 @with_options
 def completion_advantage(function: Callable[..., Tensor], *, smallest_group: int = 2) -> type[Advantage]:
-    """The class of an advantage of completions out of its formula, which returns [P, G].
+    """Make a class of advantages of completions from its formula, which returns [P, G].
 
     Example: @completion_advantage
              def my_advantage(rewards, *, scale=1.0):
                  return scale * (rewards - rewards.mean(dim=1, keepdim=True))
 
-    It may read rewards [P, G], lengths [P, G] in tokens, greedy_rewards [P] of the greedy completion of each prompt, and
-    reward_parts [P, G, K] with reward_weights [K].
-    smallest_group: fewer completions of a prompt make no sense.
+    The formula may read rewards [P, G], lengths [P, G] in tokens, greedy_rewards [P] of the greedy completion of each prompt,
+    and reward_parts [P, G, K] with reward_weights [K].
+    smallest_group: the smallest group size for which the formula is meaningful.
     Raises ConfigError if a parameter has another name.
     """
     names = ("rewards", *OPTIONAL)
@@ -94,12 +94,12 @@ def completion_advantage(function: Callable[..., Tensor], *, smallest_group: int
 def group_centered(rewards: Tensor) -> Tensor:
     """r - mean of its group.
 
-    Rewards minus their group's mean (Dr. GRPO): no division, so easy and hard prompts keep their scale.
+    Rewards minus their group's mean (Dr. GRPO), not divided by the deviation, so easy and hard prompts keep their scale.
     Paper: Liu et al. 2025, Understanding R1-zero-like training (Dr. GRPO), arXiv:2503.20783.
     Shapes: rewards r [P, G] -> [P, G].
     """
     equal = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
-    # The mean of equal numbers may differ from them by rounding, which a small deviation would blow up.
+    # The mean of equal numbers may differ from them by rounding, which division by a tiny deviation would amplify.
     return torch.where(equal, 0.0, rewards - rewards.mean(dim=1, keepdim=True))
 
 
@@ -107,20 +107,20 @@ def group_centered(rewards: Tensor) -> Tensor:
 def group_standardized(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
     """(r - mean of its group) / (std of its group + ε), the sample standard deviation (over G - 1).
 
-    Rewards minus their group's mean, over its standard deviation (GRPO).
+    Rewards minus their group's mean, divided by its standard deviation (GRPO).
     Paper: Shao et al. 2024, DeepSeekMath (GRPO), section 4.1.2, arXiv:2402.03300.
     Shapes: rewards r [P, G] -> [P, G].
     epsilon: added to the standard deviation; a group of equal rewards gets zeros.
-    Convention: TRL's epsilon is 1e-4, that of verl and NeMo RL 1e-6; NeMo RL takes mean and deviation of the others by default.
+    Convention: TRL's epsilon is 1e-4, verl's and NeMo RL's 1e-6; NeMo RL by default uses mean and deviation of the other samples.
     """
     return group_centered.formula(rewards) / (rewards.std(dim=1, keepdim=True) + epsilon)
 
 
 @completion_advantage
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """r_i - mean of the others of its group = G / (G - 1) (r_i - mean).
+    """r_i - mean of the others in its group = G / (G - 1) (r_i - mean).
 
-    Rewards minus the mean of the other completions of the group (RLOO): a baseline without bias.
+    Rewards minus the mean of the other completions of the group (RLOO): an unbiased baseline.
     Paper: Ahmadian et al. 2024, Back to basics (RLOO), arXiv:2402.14740.
     Shapes: rewards r [P, G] -> [P, G].
     """
@@ -131,7 +131,7 @@ def leave_one_out(rewards: Tensor) -> Tensor:
 def batch_normalized(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
     """(r - mean of its group) / (std of the batch + ε).
 
-    Rewards minus their group's mean, over the standard deviation of all rewards of the batch.
+    Rewards minus their group's mean, divided by the standard deviation of all rewards in the batch.
     Paper: Liu et al. 2025, Tricks or traps? A deep dive into RL for LLM reasoning, arXiv:2508.08221.
     Shapes: rewards r [P, G] -> [P, G].
     epsilon: added to the standard deviation.
@@ -143,7 +143,7 @@ def batch_normalized(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
 def whitened_baseline(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
     """x / (std of x over the batch + ε), x = r - mean of its group, whose mean over the batch is 0.
 
-    Rewards minus their group's mean, over the standard deviation of those differences (REINFORCE++ with a baseline).
+    Rewards minus their group's mean, divided by the standard deviation of those differences (REINFORCE++ with a baseline).
     Paper: Hu et al. 2025, REINFORCE++ with a group baseline, arXiv:2501.03262.
     Shapes: rewards r [P, G] -> [P, G].
     epsilon: added to the standard deviation.
@@ -153,14 +153,14 @@ def whitened_baseline(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
     return centered / (centered.std() + epsilon)
 
 
-# Other baselines: a greedy completion, a mean weighed by length, the second best.
+# Other baselines: the greedy completion, a mean weighted by length, the second best completion.
 
 
 @completion_advantage(smallest_group=1)
 def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
     """r - reward of the greedy completion of the same prompt.
 
-    Rewards minus that of the greedy completion of the same prompt; one sample of a prompt is enough.
+    Reward minus the reward of the greedy completion of the same prompt; one sample per prompt is enough.
     Paper: Li et al. 2023, ReMax, arXiv:2310.10505.
     Shapes: rewards r [P, G], greedy_rewards [P] -> [P, G].
     """
@@ -169,9 +169,9 @@ def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
 
 @completion_advantage
 def opo(rewards: Tensor, lengths: Tensor) -> Tensor:
-    """r - Σ n r / Σ n over its group, n the length of a completion: the baseline of least variance for a sum over tokens.
+    """r - Σ n r / Σ n over its group, n the length of a completion: the minimum-variance baseline for a sum over tokens.
 
-    Rewards minus their group's mean weighed by length (OPO).
+    Rewards minus their group's mean weighted by length (OPO).
     Paper: Hao et al. 2025, On-policy RL with optimal reward baseline (OPO), arXiv:2505.23585.
     Shapes: rewards r [P, G], lengths n [P, G] -> [P, G].
     """
@@ -183,11 +183,11 @@ def opo(rewards: Tensor, lengths: Tensor) -> Tensor:
 def gpg(rewards: Tensor, *, divisor: Annotated[float, within(above=0, advice="1 is usual")] = 1.0) -> Tensor:
     """α (r - mean of its group) / F, α = completions / completions in groups whose rewards are not all equal.
 
-    Rewards minus their group's mean, scaled up for the groups that teach nothing (GPG).
+    Rewards minus their group's mean, scaled up to make up for the groups whose rewards are all equal (GPG).
     Paper: Chu et al. 2025, GPG: group policy gradient, arXiv:2504.02546.
     Shapes: rewards r [P, G] -> [P, G].
     divisor: F, a constant that scales all advantages.
-    Convention: verl counts completions of non-zero reward instead of completions in groups that teach something.
+    Convention: verl counts completions of non-zero reward instead of completions in groups with unequal rewards.
     """
     informative = (rewards.amax(dim=1) > rewards.amin(dim=1)).sum()
     return group_centered.formula(rewards) * (len(rewards) / informative.clamp(min=1)) / divisor
@@ -197,7 +197,7 @@ def gpg(rewards: Tensor, *, divisor: Annotated[float, within(above=0, advice="1 
 def best_of_group(rewards: Tensor) -> Tensor:
     """Largest - second largest reward for the best completion of the group, 0 for the others.
 
-    The best completion gets its lead over the second best, the others nothing: the advantage of pass@k with k the group.
+    The best completion gets its lead over the second best, the others 0: the advantage of pass@k with k = G.
     Paper: Tang et al. 2025, Optimizing language models for inference time objectives, arXiv:2503.19595.
     Shapes: rewards r [P, G] -> [P, G].
     """
@@ -208,12 +208,12 @@ def best_of_group(rewards: Tensor) -> Tensor:
 
 @completion_advantage
 def max_rl(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
-    """(r - mean of its group) / (mean of its group + ε), for rewards from 0 up: hard prompts count more.
+    """(r - mean of its group) / (mean of its group + ε), for non-negative rewards: hard prompts count more.
 
-    Rewards minus their group's mean, over that mean (MaxRL).
+    Rewards minus their group's mean, divided by that mean (MaxRL).
     Paper: Tajwar et al. 2026, Maximum likelihood reinforcement learning (MaxRL), arXiv:2602.02710.
     Shapes: rewards r [P, G] -> [P, G].
-    epsilon: added to the mean; a group without a reward gets zeros.
+    epsilon: added to the mean; a group whose rewards are all 0 gets zeros.
     """
     return group_centered.formula(rewards) / (rewards.mean(dim=1, keepdim=True) + epsilon)
 
@@ -222,19 +222,19 @@ def max_rl(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
 def max_at_k(
     rewards: Tensor, *, k: Annotated[int, within(at_least=2, whole=True, advice="it counts the completions of one try")] = 2
 ) -> Tensor:
-    """Σ (largest of I - largest of I without i) / C(G, k) over all sets I of k completions that hold completion i.
+    """Σ (largest of I - largest of I without i) / C(G, k) over all sets I of k completions that contain completion i.
 
-    What a completion adds to the best of k: an unbiased estimate, from G >= k samples, of the gradient of E[largest of k].
+    How much a completion raises the best of k: an unbiased estimate, from G >= k samples, of the gradient of E[largest of k].
     Paper: Walder and Karkhanis 2025, Pass@k policy optimization (PKPO), the leave-one-out-minus-one form, arXiv:2505.15201.
     Shapes: rewards r [P, G] -> [P, G].
-    k: how many completions a try has; with k = G it is pass_at_k's best_of_group.
-    Raises ShapeError where a group has fewer than k completions.
+    k: the number of completions of which the best one counts; with k = G it equals best_of_group.
+    Raises ShapeError if a group has fewer than k completions.
     """
     size = rewards.shape[1]
     if k > size:
         raise ShapeError(f"max_at_k with k = {k} needs groups of at least {k}, but they have {size}; set group_size or k")
     ordered = rewards.sort(dim=1)
-    # A set counts for its best completion alone; its runner-up at place q (from 0) has C(q, k - 2) such sets below it.
+    # A set contributes only to its best completion. With the runner-up at rank q (from 0) there are C(q, k - 2) such sets.
     sets = rewards.new_tensor([math.comb(place, k - 2) for place in range(size)]) / math.comb(size, k)
     below_count, below_sum = (values.cumsum(dim=-1) - values for values in (sets.expand_as(rewards), sets * ordered.values))
     return torch.zeros_like(rewards).scatter(1, ordered.indices, below_count * ordered.values - below_sum)
@@ -244,12 +244,12 @@ def max_at_k(
 def gdpo(reward_parts: Tensor, reward_weights: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
     """(x - mean of x over the batch) / (std of x over the batch + ε), x = Σ_k w_k (r_k - mean) / (std + ε), each of its group.
 
-    Several rewards, each standardised within its group before they are added up: none drowns in the spread of another.
+    Several rewards, each standardised within its group before they are summed, so that no reward dominates by its spread.
     Paper: Liu et al. 2026, GDPO: group reward-decoupled normalization policy optimization, arXiv:2601.05242.
     Shapes: reward_parts r [P, G, K], reward_weights w [K] -> [P, G].
     epsilon: added to each standard deviation.
     Convention: with one reward it is group_standardized, whitened over the batch.
-    Convention: algorithm.kl_in_reward adds minus the KL of a completion as one more reward, of that weight.
+    Convention: algorithm.kl_in_reward adds the negative KL of a completion as one more reward, with that weight.
     """
     parts = torch.stack([group_standardized.formula(part, epsilon=epsilon) for part in reward_parts.unbind(dim=-1)], dim=-1)
     summed = (reward_weights * parts).sum(dim=-1)
@@ -264,7 +264,7 @@ def asymmetric_reinforce(
 ) -> Tensor:
     """r - (mean of its group + δ).
 
-    Rewards minus a baseline a little below their group's mean: off policy, good completions then count more than bad ones.
+    Rewards minus a baseline slightly below their group's mean: off policy, good completions then count more than bad ones.
     Paper: Arnal et al. 2025, Asymmetric REINFORCE for off-policy reinforcement learning (AsymRE), arXiv:2506.20520.
     Shapes: rewards r [P, G] -> [P, G].
     shift: δ, at most 0; 0 is group_centered.
@@ -272,17 +272,17 @@ def asymmetric_reinforce(
     return rewards - (rewards.mean(dim=1, keepdim=True) + shift)
 
 
-# Advantages of rewards that are right or wrong.
+# Advantages for correct/incorrect rewards.
 
 
 @completion_advantage(smallest_group=1)
 def raft(rewards: Tensor, *, threshold: Threshold = 0.5) -> Tensor:
     """1 if r > threshold, else 0.
 
-    Only right completions are learned, all alike (RAFT): supervised fine-tuning on the samples that passed.
+    Trains only on correct completions, all with the same weight (RAFT): supervised fine-tuning on the samples that passed.
     Paper: Xiong et al. 2025, A minimalist approach to LLM reasoning (RAFT, Reinforce-Rej), arXiv:2504.11343.
     Shapes: rewards r [P, G] -> [P, G].
-    threshold: a reward above it is right.
+    threshold: a completion with a reward above it is correct.
     """
     return (rewards > threshold).to(rewards.dtype)
 
@@ -291,10 +291,10 @@ def raft(rewards: Tensor, *, threshold: Threshold = 0.5) -> Tensor:
 def reinforce_rej(rewards: Tensor, *, threshold: Threshold = 0.5) -> Tensor:
     """1 if r > threshold, else -1; 0 in groups that are all right or all wrong.
 
-    Right completions up, wrong ones down, without a baseline; prompts too easy or too hard teach nothing (Reinforce-Rej).
+    Correct completions up, wrong ones down, without a baseline; ignores prompts that are too easy or too hard (Reinforce-Rej).
     Paper: Xiong et al. 2025, A minimalist approach to LLM reasoning (RAFT, Reinforce-Rej), arXiv:2504.11343.
     Shapes: rewards r [P, G] -> [P, G].
-    threshold: a reward above it is right.
+    threshold: a completion with a reward above it is correct.
     """
     right = rewards > threshold
     mixed = right.any(dim=1, keepdim=True) & ~right.all(dim=1, keepdim=True)
@@ -312,10 +312,10 @@ def weighted_reinforce(
 ) -> Tensor:
     """λ if r > threshold, else -1.
 
-    Wrong completions down and right ones up by little, which keeps the policy diverse (W-REINFORCE).
+    Wrong completions down, correct ones up only a little, which keeps the policy diverse (W-REINFORCE).
     Paper: Zhu et al. 2025, The surprising effectiveness of negative reinforcement in LLM reasoning, arXiv:2506.01347.
     Shapes: rewards r [P, G] -> [P, G].
-    positive_weight: λ, what a right completion counts; 1 is plain REINFORCE on ±1.
-    threshold: a reward above it is right.
+    positive_weight: λ, the weight of a correct completion; 1 is plain REINFORCE on ±1.
+    threshold: a completion with a reward above it is correct.
     """
     return torch.where(rewards > threshold, rewards.new_tensor(positive_weight), rewards.new_tensor(-1.0))

@@ -1,7 +1,7 @@
-"""Advantages of single tokens: from rewards at tokens, with or without a value head.
+"""Advantages of single tokens: from rewards per token, with or without a value head.
 
-Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens. Tokens of a completion that others wrote are not steps:
-the token before them is followed by the one after them.
+Dimensions: B sequences (leading dimensions [P, G] work too), T tokens. Tokens that an environment or tool wrote are not steps:
+the policy's token before them is followed by its token after them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def has_gaps(completion_mask: Tensor) -> bool:
 
 
 def without_gaps(formula: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """The formula of tensors [B, T], the last of them the mask, as if the learned tokens of a completion followed one another.
+    """Make a formula of [B, T] tensors, the last one the mask, treat the learned tokens of a completion as adjacent.
 
-    To a policy they do: what others write in between is a part of the state that its next token is chosen in.
+    For the policy they are: text of an environment or tool in between is part of the state in which it picks its next token.
     """
     order = torch.argsort(~tensors[-1], dim=-1, stable=True)
     found = formula(*(tensor.gather(-1, order) for tensor in tensors))
@@ -39,7 +39,7 @@ def without_gaps(formula: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def discounted_returns(token_rewards: Tensor, completion_mask: Tensor, *, gamma: float | Tensor) -> Tensor:
-    """R_t = r_t + γ R_(t+1). [B, T] -> [B, T], 0 outside of the mask. gamma: a number, or one a sequence [B]."""
+    """R_t = r_t + γ R_(t+1). [B, T] -> [B, T], 0 outside of the mask. gamma: a number, or one per sequence [B]."""
     if has_gaps(completion_mask):
         return without_gaps(partial(discounted_returns, gamma=gamma), token_rewards, completion_mask)
     rewards, running, returns = masked(token_rewards, completion_mask), torch.zeros_like(token_rewards[..., 0]), []
@@ -61,7 +61,7 @@ def whitened(values: Tensor, completion_mask: Tensor, *, epsilon: float) -> Tens
 class TokenAdvantage(Ranged, ABC):
     """An advantage of tokens: `advantage(token_rewards, completion_mask, values=...) -> [B, T]`.
 
-    requires: {"values"} where a value head is needed.
+    requires: {"values"} if it needs a value head.
     """
 
     formula: ClassVar[Callable[..., Tensor]]
@@ -69,7 +69,7 @@ class TokenAdvantage(Ranged, ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, token_rewards: Tensor, completion_mask: Tensor, *, values: Tensor | None = None) -> Tensor:
-        """[B, T] without a gradient, 0 outside of the mask."""
+        """Advantages [B, T], detached, 0 outside of the mask."""
         if "values" in self.requires and values is None:
             raise ShapeError(f"{type(self).__name__} needs values [B, T] of a value head; an algorithm says so with Need.VALUES")
         for name, tensor in (("token_rewards", token_rewards), ("values", values)):
@@ -80,15 +80,15 @@ class TokenAdvantage(Ranged, ABC):
 
     @abstractmethod
     def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
-        """[B, T] the formula."""
+        """The formula: advantages [B, T]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenAdvantageFormula(TokenAdvantage):
-    """An advantage of tokens that is one function; `token_advantage` makes its subclasses."""
+    """An advantage of tokens defined by one function; `token_advantage` creates its subclasses."""
 
     def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
-        """[B, T] the formula of what it reads."""
+        """Call the formula with the inputs that it reads: advantages [B, T]."""
         given = {"token_rewards": token_rewards, "completion_mask": completion_mask, "values": values}
         found: Tensor = evaluated(self, given.__getitem__)
         return found
@@ -96,9 +96,9 @@ class TokenAdvantageFormula(TokenAdvantage):
 
 @with_options
 def token_advantage(function: Callable[..., Tensor]) -> type[TokenAdvantage]:
-    """The class of an advantage of tokens out of its formula, which returns [B, T].
+    """Make a class of advantages of tokens from its formula, which returns [B, T].
 
-    It may read token_rewards [B, T], completion_mask bool [B, T], and values [B, T] of a value head.
+    The formula may read token_rewards [B, T], completion_mask bool [B, T], and values [B, T] of a value head.
     Raises ConfigError if a parameter has another name.
     """
     names = ("token_rewards", "completion_mask", "values")
@@ -117,10 +117,10 @@ def reinforce_plus_plus(
 ) -> Tensor:
     """Discounted returns R_t = Σ_(s ≥ t) γ^(s-t) r_s, whitened over the tokens of the batch.
 
-    Returns from each token on, whitened over the batch; no group, no value head.
+    Returns from each token on, whitened over the batch; needs neither groups nor a value head.
     Paper: Hu et al. 2025, REINFORCE++, arXiv:2501.03262.
     Shapes: token_rewards r [B, T], completion_mask bool [B, T] -> [B, T].
-    gamma: γ, the discount of a token.
+    gamma: γ, the discount per token.
     epsilon: added to the variance.
     Convention: the sample variance, as in verl; OpenRLHF divides by the number of tokens.
     """
@@ -134,7 +134,7 @@ def generalized_advantage(
 
     Paper: Schulman et al. 2015, High-dimensional continuous control using GAE, eq. 16, arXiv:1506.02438.
     Shapes: token_rewards r [B, T], values V [B, T], completion_mask bool [B, T] -> [B, T]; A + V are the returns.
-    lam: a number, or one a sequence [B].
+    lam: a number, or one per sequence [B].
     """
     if has_gaps(completion_mask):
         return without_gaps(partial(generalized_advantage, gamma=gamma, lam=lam), token_rewards, values, completion_mask)
@@ -147,10 +147,10 @@ def generalized_advantage(
 class Gae(TokenAdvantage):
     """Generalised advantage estimation: between one-step errors of the value head (λ = 0) and whole returns (λ = 1).
 
-    gamma: γ, the discount of a token.
-    lam: λ, how far the errors of later tokens reach back.
-    whiten: are the advantages brought to mean 0 and variance 1 over the tokens of the batch? The returns never are.
-    epsilon: added to the variance in doing so.
+    gamma: γ, the discount per token.
+    lam: λ, how far back the errors of later tokens count.
+    whiten: normalise the advantages to mean 0 and variance 1 over the tokens of the batch; returns are never whitened.
+    epsilon: added to the variance when whitening.
     """
 
     formula: ClassVar = generalized_advantage
@@ -162,12 +162,12 @@ class Gae(TokenAdvantage):
     epsilon: float = within(above=0, advice=SMALL)
 
     def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
-        """[B, T] generalized_advantage, whitened or not."""
+        """generalized_advantage [B, T], whitened if `whiten` is set."""
         advantages = self._raw(token_rewards, completion_mask, values)
         return whitened(advantages, completion_mask, epsilon=self.epsilon) if self.whiten else advantages
 
     def returns(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor) -> Tensor:
-        """[B, T] what the value head is regressed to: advantages, not whitened, plus values."""
+        """Regression targets of the value head [B, T]: unwhitened advantages plus values."""
         values = masked(values.detach(), completion_mask)
         return self._raw(token_rewards.detach(), completion_mask, values) + values
 

@@ -1,7 +1,7 @@
-"""What every policy-gradient loss is: a surrogate, the modifiers around it, a KL to the reference, and token weights; and how a
-function becomes one.
+"""The base of policy-gradient losses (a surrogate, modifiers, a KL to the reference, token weights), and the decorator that
+makes a loss from a function.
 
-Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens.
+Dimensions: B sequences (leading dimensions [P, G] work too), T tokens.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from rlx.loss.state import check_state, with_state
 from rlx.loss.weight import Weighting, token_mean
 from rlx.seeding import Stream
 
-# What a policy-gradient loss reads: token log-probabilities and advantages of sampled completions.
+# The inputs of a policy-gradient loss: token log-probabilities and advantages of sampled completions.
 
 OPTIONAL = ("entropy", "vocabulary_kl", "proximal_logprobs", "rng")
 
 
 @dataclass(frozen=True, eq=False)
 class RolloutLogprobs:
-    """Sampled completions under the policy that learns; every tensor is 0 outside of the mask.
+    """Sampled completions under the policy being trained; every tensor is 0 outside of the mask.
 
     token_logprobs: [B, T] under the policy. sampling_logprobs: [B, T] under the policy that sampled. advantages: [B, T].
     completion_mask: bool [B, T]. reference_logprobs: [B, T] or None.
-    The other fields are there only where a loss names them in `requires`:
+    The other fields are set only if a loss names them in `requires`:
     entropy: [B, T] of the policy, in nats, with its gradient; vocabulary_kl: [B, T] KL(policy || reference) over the vocabulary;
-    proximal_logprobs: [B, T] under the policy as it was when the batch was drawn, computed by the code that trains it, where
-        that differs from the code that samples; rng: a Stream, whose numbers are the same at every call, or a torch.Generator.
+    proximal_logprobs: [B, T] under the policy as it was when the batch was drawn, computed by the trainer's code, if the
+        sampler's code differs; rng: a Stream, which gives the same numbers at every call, or a torch.Generator.
     """
 
     token_logprobs: Tensor
@@ -60,7 +60,7 @@ class RolloutLogprobs:
         reference_logprobs: Tensor | None,
         **required: Any,
     ) -> RolloutLogprobs:
-        """Check the tensors, set them to 0 outside of the mask, and spread an advantage of a sequence over its tokens."""
+        """Check the tensors, set them to 0 outside of the mask, and repeat a sequence's advantage at each of its tokens."""
         shape = completion_mask.shape
         unknown = sorted(set(required) - set(OPTIONAL))
         if unknown:
@@ -89,7 +89,7 @@ class RolloutLogprobs:
 
     @cached_property
     def behaviour_logprobs(self) -> Tensor:
-        """[B, T] the denominator of importance ratios: proximal_logprobs where they are given, else sampling_logprobs."""
+        """[B, T] the denominator of importance ratios: proximal_logprobs if given, else sampling_logprobs."""
         return self.sampling_logprobs if self.proximal_logprobs is None else self.proximal_logprobs
 
     @cached_property
@@ -118,7 +118,7 @@ class RolloutLogprobs:
         return mean_over_tokens(values, self.completion_mask)
 
 
-# What a formula of sampled tokens may name.
+# The inputs that a formula of sampled tokens may name.
 ROLLOUT_INPUTS = (
     "ratio",
     "log_ratio",
@@ -140,25 +140,25 @@ def mean_over_tokens(values: Tensor, completion_mask: Tensor) -> Tensor:
     return (masked(values, completion_mask).sum(dim=-1, keepdim=True) / lengths).expand_as(values)
 
 
-# What every policy-gradient loss is: a surrogate, the modifiers around it, a KL to the reference, and token weights.
+# Every policy-gradient loss: a surrogate, the modifiers around it, a KL to the reference, and token weights.
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientModifier(Ranged):
-    """Scales the surrogate of a token, or adds to it; modifiers commute: scales multiply, then additions add.
+    """Scales the surrogate of a token, or adds to it. Modifiers commute: scales are multiplied, then additions are summed.
 
-    The weights stay those of the mask alone: a token that is scaled to 0 still counts in the mean.
+    The weights depend on the mask alone: a token scaled to 0 still counts in the mean.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     couples_rows: ClassVar[bool] = False
 
     def scale(self, rollouts: RolloutLogprobs) -> Tensor:
-        """[B, T] multiplies the surrogate; taken as a constant."""
+        """[B, T] factor of the surrogate, treated as a constant."""
         return torch.ones_like(rollouts.token_logprobs)
 
     def addition(self, rollouts: RolloutLogprobs) -> Tensor:
-        """[B, T] is added to the surrogate, with its gradient."""
+        """[B, T] summand of the surrogate, with its gradient."""
         return torch.zeros_like(rollouts.token_logprobs)
 
 
@@ -166,17 +166,17 @@ class PolicyGradientModifier(Ranged):
 class PolicyGradientLoss(Loss):
     """A loss of sampled tokens: `loss(token_logprobs, sampling_logprobs, advantages, completion_mask, ...) -> [B, T]`.
 
-    Write `surrogate` in a subclass. The value of a token is scale · surrogate + additions + beta · KL.
+    A subclass implements `surrogate`. The value of a token is scale · surrogate + additions + beta · KL.
     weighting: the weights of the tokens (see rlx.loss.weight).
-    beta: coefficient of the KL to the reference in the loss; 0 leaves it out, and no reference is needed.
-    kl_estimator: of that KL, see rlx/loss/policy_gradient/kl.py: k2 is biased, k1 and k3 are not, exact is over the vocabulary.
-        Each is the KL at the states visited: in the loss it omits the effect of a token on later states.
-    kl_gradient: plain is that of another quantity for k1 and k3; importance_weighted is right off policy too, score_function and
-        straight_through on policy; exact and k2 take plain.
+    beta: coefficient of the KL to the reference in the loss; with 0 there is no KL and no reference is needed.
+    kl_estimator: the estimator of that KL (rlx/loss/policy_gradient/kl.py): k2 is biased, k1 and k3 are not, exact sums over the
+        vocabulary. Each is the KL at the visited states: as a loss term it omits the effect of a token on later states.
+    kl_gradient: plain is the gradient of another quantity for k1 and k3; importance_weighted is correct off policy too,
+        score_function and straight_through on policy only; exact and k2 take plain.
     modifiers: name -> modifier (see rlx.loss.policy_gradient.modifier).
     """
 
-    reads_reference: ClassVar[bool] = False  # in the formula itself, whatever beta is
+    reads_reference: ClassVar[bool] = False  # whether the formula itself does, whatever beta is
 
     weighting: Weighting = field(default_factory=token_mean)
     beta: float = within(
@@ -221,7 +221,7 @@ class PolicyGradientLoss(Loss):
         reference_logprobs: Tensor | None = None,
         **required: Any,
     ) -> Tensor:
-        """[B, T] one value a token, 0 outside of the mask; advantages are [B] or [B, T], the others [B, T]."""
+        """One value per token [B, T], 0 outside of the mask; advantages are [B] or [B, T], the others [B, T]."""
         given = (token_logprobs, sampling_logprobs, advantages, completion_mask, reference_logprobs)
         rollouts = self._rollouts(*given, required)
         values = self.surrogate(rollouts)
@@ -257,17 +257,17 @@ class PolicyGradientLoss(Loss):
         """[B, T] the formula."""
 
     def log_ratio(self, rollouts: RolloutLogprobs) -> Tensor:
-        """[B, T] the log of the importance ratio that the formula reads; one of a sequence where it reads that."""
+        """[B, T] the log of the importance ratio that the formula reads, of tokens or of whole sequences."""
         return rollouts.log_ratio
 
     def clip_ends(self) -> tuple[float, float] | None:
-        """The ratios at which a token stops learning: 1 - clip_low and 1 + clip_high where the loss has them; for metrics."""
+        """The ratios at which a token stops learning, 1 - clip_low and 1 + clip_high if the loss has them; for metrics."""
         if hasattr(self, "clip_low") and hasattr(self, "clip_high"):
             return 1 - self.clip_low, 1 + self.clip_high
         return None
 
     def kl(self, rollouts: RolloutLogprobs) -> Tensor:
-        """[B, T] the estimate of the KL to the reference that the loss holds."""
+        """[B, T] the estimated KL to the reference, as the loss uses it."""
         if self.kl_estimator == "exact":
             assert rollouts.vocabulary_kl is not None
             return rollouts.vocabulary_kl
@@ -276,7 +276,7 @@ class PolicyGradientLoss(Loss):
         return token_kl(rollouts.token_logprobs, rollouts.reference_logprobs, rollouts.behaviour_logprobs, **names)
 
     def weights(self, completion_mask: Tensor) -> Tensor:
-        """[B, T] by `weighting`, over all rows of an update."""
+        """[B, T] weights from `weighting`, over all rows of an update."""
         return self.weighting(completion_mask)
 
     def figures(
@@ -288,9 +288,9 @@ class PolicyGradientLoss(Loss):
         reference_logprobs: Tensor | None = None,
         **required: Any,
     ) -> dict[str, Tensor]:
-        """Metric name -> [B, T] without a gradient, to be averaged over tokens: ratio_mean, clip_fraction_low and _high, kl.
+        """Metric name -> [B, T], detached, to be averaged over tokens: ratio_mean, clip_fraction_low and _high, kl.
 
-        kl is exact where the loss reads it over the vocabulary, else k3.
+        kl is exact if the loss reads the KL over the vocabulary, else k3.
         """
         with torch.no_grad():
             given = (token_logprobs, sampling_logprobs, advantages, completion_mask, reference_logprobs)
@@ -310,8 +310,8 @@ class PolicyGradientLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientFormula(PolicyGradientLoss):
-    """A policy-gradient loss that is one function of what its parameters are named after; `policy_gradient_loss` makes its
-    subclasses.
+    """A policy-gradient loss defined by one function, whose parameter names say which inputs it reads; `policy_gradient_loss`
+    creates its subclasses.
 
     clips_log_ratio: are clip_low and clip_high distances of the log-ratio from 0 rather than of the ratio from 1?
     """
@@ -319,7 +319,7 @@ class PolicyGradientFormula(PolicyGradientLoss):
     clips_log_ratio: ClassVar[bool] = False
 
     def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
-        """[B, T] the formula of what it reads."""
+        """Call the formula with the inputs that it reads: [B, T]."""
         mask = rollouts.completion_mask
         rows = torch.ones(mask.shape[:-1], dtype=torch.bool)
         given = with_state(self, lambda name: getattr(rollouts, name), like=rollouts.token_logprobs, masks=[mask, rows])
@@ -327,13 +327,13 @@ class PolicyGradientFormula(PolicyGradientLoss):
         return require_shape(found, shape, by=type(self).__name__, of="a value for each token (not reduced)")
 
     def log_ratio(self, rollouts: RolloutLogprobs) -> Tensor:
-        """[B, T] that of the sequence where the formula reads it, else that of the token."""
+        """[B, T] the log-ratio of the sequence if the formula reads it, else of the token."""
         of_sequence = [name for name in ("mean_log_ratio", "summed_log_ratio") if name in self.reads]
         found: Tensor = getattr(rollouts, of_sequence[0] if of_sequence else "log_ratio")
         return found
 
     def clip_ends(self) -> tuple[float, float] | None:
-        """1 - clip_low and 1 + clip_high, or e^-clip_low and e^clip_high, where the loss has them."""
+        """1 - clip_low and 1 + clip_high, or e^-clip_low and e^clip_high, if the loss has them."""
         if self.clips_log_ratio and hasattr(self, "clip_low") and hasattr(self, "clip_high"):
             return math.exp(-self.clip_low), math.exp(self.clip_high)
         return super().clip_ends()
@@ -349,20 +349,20 @@ def policy_gradient_loss(
     weighting: Weighting | None = None,
     check: Callable[..., None] | None = None,
 ) -> type[PolicyGradientLoss]:
-    """The class of a policy-gradient loss out of its surrogate; an instance is called as any `PolicyGradientLoss`.
+    """Make a class of policy-gradient losses from its surrogate; an instance is called like any `PolicyGradientLoss`.
 
     Example: @policy_gradient_loss
              def my_loss(ratio, advantages, *, clip=0.2):
                  return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
-    Its positional parameters say what it reads: names of `ROLLOUT_INPUTS` (see rlx.loss). Its keyword arguments are the
-    hyperparameters, with their defaults and ranges; beta, kl_estimator, kl_gradient, weighting and modifiers it has without a
-    word. It returns one value a token, [B, T]; what stands outside of the completion mask does not count.
+    The positional parameters name the inputs that it reads, out of `ROLLOUT_INPUTS` (see rlx.loss). The keyword arguments are the
+    hyperparameters, with their defaults and ranges; beta, kl_estimator, kl_gradient, weighting and modifiers are added
+    automatically. The function returns one value per token, [B, T]; values outside of the completion mask are ignored.
     couples_rows: does the value of one sequence depend on others? clips_log_ratio: are clip_low and clip_high distances of the
-    log-ratio from 0? state: name -> `rlx.loss.running_mean(...)`, which a parameter of that name reads: a number [] that is kept
-    over updates (see rlx.loss.state). weighting: the weights of the tokens by default, else token_mean. check: is called with the
-    hyperparameters on construction, to raise ConfigError where they do not fit together.
-    Raises ConfigError if a parameter has a name that no input has.
+    log-ratio from 0? state: name -> `rlx.loss.running_mean(...)`, which a parameter of that name reads: a number [] kept over
+    updates (see rlx.loss.state). weighting: the default token weights, token_mean if not given. check: called with the
+    hyperparameters on construction; raises ConfigError if they do not fit together.
+    Raises ConfigError if a parameter's name is not the name of an input.
     """
     state = dict(state or {})
     names = {*reads_of(function, ROLLOUT_INPUTS), *check_state(function, state, ROLLOUT_INPUTS)}

@@ -1,4 +1,5 @@
-"""Policy-gradient losses that spare the few tokens whose log-probability and advantage covary most: they lower the entropy most.
+"""Policy-gradient losses that restrain the few tokens whose log-probability and advantage covary most, as those lower the
+entropy most.
 
 Cui et al. 2025, The entropy mechanism of reinforcement learning for reasoning language models, arXiv:2505.22617.
 Dimensions: B sequences, T tokens. Notation: A the advantage, π the policy, log ρ the log-ratio of π to the policy that sampled.
@@ -30,7 +31,7 @@ def token_covariance(token_logprobs: Tensor, advantages: Tensor, completion_mask
 
 
 def number_of_tokens(completion_mask: Tensor, share: float) -> int:
-    """How many tokens a share of the batch is: at least one where there is any."""
+    """The number of tokens in a share of the batch; at least one unless the batch has none."""
     tokens = int(completion_mask.sum())
     return min(tokens, max(1, int(share * tokens)))
 
@@ -47,12 +48,12 @@ def kl_cov(
 ) -> Tensor:
     """-ρ A, plus κ |log ρ| at the tokens of largest covariance.
 
-    No clip; the tokens of largest covariance are held to the policy that sampled.
+    Not clipped; tokens of largest covariance are penalised for moving away from the sampling policy.
     Paper: Cui et al. 2025, The entropy mechanism (KL-Cov), arXiv:2505.22617.
     Shapes: log_ratio log ρ, token_logprobs log π, advantages, completion_mask (bool): all [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 1.00, variance 0.7.
-    share: the share of the batch's tokens that is held, at least one token.
-    penalty: κ, how strongly.
+    share: the share of the batch's tokens that is penalised, at least one token.
+    penalty: κ, the strength of the penalty.
     """
     covariance = token_covariance(token_logprobs, advantages, completion_mask)
     held = torch.zeros_like(completion_mask).reshape(-1)
@@ -61,7 +62,7 @@ def kl_cov(
 
 
 def require_band(*, covariance_low: float, covariance_high: float, **_: float) -> None:
-    """Raises ConfigError where no token can lie between the two bounds of clip_cov."""
+    """Raise ConfigError if no token can lie between the two bounds of clip_cov."""
     if covariance_low >= covariance_high:
         raise ConfigError(
             f"covariance_low of clip_cov is {covariance_low} and covariance_high {covariance_high}, "
@@ -92,10 +93,10 @@ def clip_cov(
     clip_low: ε_low, as in clipped.
     clip_high: ε_high, as in clipped.
     share: the share of the batch's tokens that is dropped, at least one token if any is within the bounds.
-    covariance_low: only tokens of a larger covariance than this may be dropped.
-    covariance_high: only tokens of a smaller one.
-    Convention: the tokens are drawn with `rng`, so the same batch and stream drop the same; verl draws from the global generator.
-    Convention: tokens that the clip stops anyway are not drawn.
+    covariance_low: only tokens with a covariance above this may be dropped.
+    covariance_high: only tokens with a covariance below this may be dropped.
+    Convention: tokens are drawn with `rng`, so the same batch and stream drop the same ones; verl uses the global generator.
+    Convention: tokens that the clip already stops are not drawn.
     """
     covariance = token_covariance(token_logprobs, advantages, completion_mask)
     stopped = ((advantages > 0) & (ratio > 1 + clip_high)) | ((advantages < 0) & (ratio < 1 - clip_low))

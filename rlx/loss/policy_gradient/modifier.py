@@ -1,7 +1,7 @@
-"""Modifiers of policy-gradient losses against stale or mismatched samples: the surrogate of a token is scaled by a constant.
+"""Modifiers of policy-gradient losses for stale or mismatched samples: they scale the surrogate of a token by a constant.
 
-Samplers and trainers compute slightly different log-probabilities for one policy. With `proximal_logprobs`, the trainer's at the
-time of sampling, the loss takes its ratio to them, and exp(proximal - sampling) corrects for the difference.
+Sampler and trainer compute slightly different log-probabilities for the same policy. `proximal_logprobs` are the trainer's at
+the time of sampling: the loss takes its ratio to them, and exp(proximal - sampling) corrects for the difference.
 Dimensions: B sequences, T tokens.
 """
 
@@ -44,8 +44,8 @@ def sequence_truncated_correction(log_correction: Tensor, completion_mask: Tenso
 
 
 def stale_negatives(rollouts: RolloutLogprobs, *, threshold: float) -> Tensor:
-    """bool [B, T]: tokens of negative advantage of a sequence whose mean log-probability under the
-    policy is lower than at sampling by more than `threshold` nats.
+    """bool [B, T]: tokens of negative advantage in sequences whose mean log-probability has fallen by more than `threshold`
+    nats since sampling.
 
     DeepSeek-AI 2025, DeepSeek-V3.2, off-policy sequence masking, arXiv:2512.02556.
     """
@@ -58,7 +58,7 @@ class _Correction(PolicyGradientModifier):
     requires: ClassVar[frozenset[str]] = frozenset({"proximal_logprobs"})
 
     def log_correction(self, rollouts: RolloutLogprobs) -> Tensor:
-        """[B, T] log of (policy as the trainer computes it) / (as the sampler does), when the batch was drawn."""
+        """[B, T] log of the trainer's probability over the sampler's, both of the policy that drew the batch."""
         assert rollouts.proximal_logprobs is not None
         return masked(rollouts.proximal_logprobs - rollouts.sampling_logprobs, rollouts.completion_mask)
 
@@ -92,7 +92,7 @@ class _Band(_Correction):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedCorrection(_Band):
-    """Importance correction between sampler and trainer; tokens outside of a band are dropped (IcePop).
+    """Importance correction between sampler and trainer that drops tokens outside of a band (IcePop).
 
     low: lower end of the band.
     high: upper end of the band.
@@ -107,7 +107,7 @@ class MaskedCorrection(_Band):
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceMaskedCorrection(_Band):
-    """Importance correction between sampler and trainer; sequences whose geometric mean lies outside of a band are dropped.
+    """Importance correction between sampler and trainer that drops sequences whose geometric mean lies outside of a band.
 
     low: lower end of the band.
     high: upper end of the band.
@@ -123,7 +123,7 @@ class SequenceMaskedCorrection(_Band):
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceTruncatedCorrection(_Correction):
-    """Importance correction between sampler and trainer of a whole sequence, truncated: min(e^X, cap) at each of its tokens.
+    """Truncated importance correction between sampler and trainer for whole sequences: min(e^X, cap) at each token.
 
     over: is X the sum of the token corrections (product) or their mean (geometric)? The product is the exact correction.
     cap: the largest correction.
@@ -142,9 +142,9 @@ class SequenceTruncatedCorrection(_Correction):
 
 @dataclass(frozen=True, kw_only=True)
 class StaleNegativeMask(PolicyGradientModifier):
-    """Off-policy sequence masking: a bad completion that the policy has already left teaches nothing more.
+    """Off-policy sequence masking: drops bad completions that the policy has already moved away from.
 
-    threshold: mean fall of the log-probability of a token (an estimate of the KL) beyond which it is dropped.
+    threshold: the mean fall in token log-probability (an estimate of the KL) beyond which a sequence is dropped.
     """
 
     formula: ClassVar = stale_negatives
@@ -156,18 +156,18 @@ class StaleNegativeMask(PolicyGradientModifier):
         return torch.where(stale_negatives(rollouts, threshold=self.threshold), 0.0, torch.ones_like(rollouts.token_logprobs))
 
 
-# Modifiers of policy-gradient losses that read the entropy of the policy at each token.
+# Modifiers that read the policy's entropy at each token.
 
 
 def high_entropy_tokens(entropy: Tensor, completion_mask: Tensor, *, share: float) -> Tensor:
-    """bool [B, T]: the `share` of the batch's tokens at which the policy is least certain, ties with the last one included.
+    """bool [B, T]: the `share` of the batch's tokens with the highest entropy, including ties with the last one.
 
     Wang et al. 2025, Beyond the 80/20 rule, arXiv:2506.01939. entropy, completion_mask: [B, T].
     """
     values = entropy.detach()[completion_mask]
     if len(values) == 0:
         return completion_mask
-    # A sort rather than torch.quantile, which refuses more than 16 million values; the interpolation is the same.
+    # Sorts, as torch.quantile refuses more than 16 million values; the interpolation is the same.
     place = (1 - share) * (len(values) - 1)
     ordered = values.sort().values
     low, high = ordered[int(place)], ordered[min(int(place) + 1, len(values) - 1)]
@@ -176,10 +176,10 @@ def high_entropy_tokens(entropy: Tensor, completion_mask: Tensor, *, share: floa
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyBonus(PolicyGradientModifier):
-    """Minus the coefficient times the entropy, at each token: keeps the policy from collapsing.
+    """Adds minus coefficient times entropy at each token, which keeps the policy from collapsing.
 
-    coefficient: how much an entropy of one nat is worth.
-    Convention: it is averaged with the weights of the loss; TRL takes the mean over tokens whatever the loss's weights.
+    coefficient: the bonus per nat of entropy.
+    Convention: it is averaged with the weights of the loss; TRL always takes the mean over tokens.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
@@ -194,10 +194,10 @@ class EntropyBonus(PolicyGradientModifier):
 
 @dataclass(frozen=True, kw_only=True)
 class HighEntropyTokens(PolicyGradientModifier):
-    """Only the tokens at which the policy is least certain learn.
+    """Only the tokens with the highest entropy learn.
 
-    share: the share of the batch's tokens that learn; 1 is all of them.
-    Convention: the mean is still over all tokens, as in TRL, so a smaller share has a smaller gradient.
+    share: the share of the batch's tokens that learn; 1 means all.
+    Convention: the mean is still over all tokens, as in TRL, so a smaller share gives a smaller gradient.
     """
 
     formula: ClassVar = high_entropy_tokens

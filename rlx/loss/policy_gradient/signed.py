@@ -1,6 +1,6 @@
-"""Policy-gradient losses that treat the two signs of an advantage apart, beyond the two ends of PPO's clip.
+"""Policy-gradient losses that treat positive and negative advantages differently, beyond the two bounds of PPO's clip.
 
-Dimensions: B sequences, T tokens. Notation: A the advantage, π the policy, ρ the ratio of π to the policy that sampled.
+Dimensions: B sequences, T tokens. Notation: A the advantage, π the policy, ρ the ratio of π to the sampling policy.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def topr(
 ) -> Tensor:
     """-A log π where A > 0, -sg(min(w, c)) A log π elsewhere, w = Π_t ρ_t.
 
-    Tapered off-policy REINFORCE: good completions are learned as demonstrations, bad ones only as far as they are still likely.
+    Tapered off-policy REINFORCE: imitates good completions, and unlearns bad ones only as far as they are still likely.
     Paper: Le Roux et al. 2025, Tapered off-policy REINFORCE (TOPR), arXiv:2503.14286.
     Shapes: token_logprobs log π [B, T], summed_log_ratio log w [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.25, variance 1.7.
     ratio_cap: c, the largest weight of a completion with a negative advantage.
-    Convention: w is the ratio of the whole completion; a completion that the policy has left has no weight.
+    Convention: w is the ratio of the whole completion; a bad completion that the policy no longer produces has no weight.
     """
     weight = torch.where(advantages > 0, 1.0, clamped_exp(summed_log_ratio).clamp(max=ratio_cap))
     return -stop_gradient(weight) * advantages * token_logprobs
@@ -51,7 +51,7 @@ def aspo(
 ) -> Tensor:
     """Where A > 0: -sg(min(1/ρ, c) [ρ <= 1 + ε_high]) A log π; elsewhere -min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A).
 
-    The clipped surrogate with the ratio turned upside down where the advantage is positive: tokens that lag behind learn most.
+    The clipped surrogate with the inverse ratio for positive advantages: tokens whose probability has fallen learn most.
     Paper: Wang et al. 2025, ASPO: asymmetric importance sampling policy optimization, arXiv:2510.06062.
     Shapes: token_logprobs log π [B, T], ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.93, variance 1.3.
@@ -77,15 +77,15 @@ def dispo(
 ) -> Tensor:
     """-sg(clamp(ρ, 1 - ε_low, 1 + ε_high)) A log π, both ε by the sign of A.
 
-    CISPO with four ends: those of tokens with a positive advantage and those of the others.
+    CISPO with four bounds: two for tokens with a positive advantage and two for the others.
     Paper: Karaman et al. 2026, DISPO: decoupled clipping of importance weights, arXiv:2602.00983.
     Shapes: token_logprobs log π [B, T], ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.25, variance 1.6.
-    positive_low: ε_low where the advantage is positive; 1 means no lower end.
-    positive_high: ε_high there.
-    negative_low: ε_low elsewhere.
-    negative_high: ε_high elsewhere.
-    Convention: the defaults are those of cispo on both sides; with them the loss is cispo.
+    positive_low: ε_low for positive advantages; 1 means no lower bound.
+    positive_high: ε_high for positive advantages.
+    negative_low: ε_low for the other tokens.
+    negative_high: ε_high for the other tokens.
+    Convention: the defaults are those of cispo for both signs; with them the loss is cispo.
     """
     raised = ratio.clamp(1 - positive_low, 1 + positive_high)
     lowered = ratio.clamp(1 - negative_low, 1 + negative_high)
@@ -102,17 +102,17 @@ def ce_gppo(
     kept_low: Kept = 0.75,
     kept_high: Kept = 1.0,
 ) -> Tensor:
-    """-ρ A, and beyond the clip -β e (ρ / sg(ρ)) A, e the end that was passed: 1 - ε_low (A < 0) or 1 + ε_high (A > 0).
+    """-ρ A, and beyond the clip -β e (ρ / sg(ρ)) A, e the bound exceeded: 1 - ε_low (A < 0) or 1 + ε_high (A > 0).
 
-    The clipped surrogate whose clipped tokens keep a bounded share of their gradient, which steers the entropy.
+    The clipped surrogate whose clipped tokens keep a bounded share of their gradient, which controls the entropy.
     Paper: Su et al. 2025, CE-GPPO: gradient-preserving clipping policy optimization, eq. 8, arXiv:2509.20712.
     Shapes: ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.24, variance 1.7.
     clip_low: ε_low, as in clipped.
     clip_high: ε_high, as in clipped.
-    kept_low: β1, the share kept below the lower end; a larger one lets the entropy fall faster.
-    kept_high: β2, the share kept above the upper end; a larger one slows the fall of the entropy.
-    Convention: 0.75 and 1 are those of the paper's 7B run; with 0 and 0 the gradient is that of clipped.
+    kept_low: β1, the share kept below the lower bound; a larger one lets the entropy fall faster.
+    kept_high: β2, the share kept above the upper bound; a larger one slows the fall of the entropy.
+    Convention: 0.75 and 1 are the values of the paper's 7B run; with 0 and 0 the gradient is that of clipped.
     """
     step = ratio / stop_gradient(ratio)
     below, above = (advantages < 0) & (ratio < 1 - clip_low), (advantages > 0) & (ratio > 1 + clip_high)

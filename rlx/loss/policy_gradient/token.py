@@ -1,6 +1,6 @@
-"""Policy-gradient losses of a token's importance ratio: REINFORCE, PPO's clip, and its relatives.
+"""Policy-gradient losses that use the importance ratio of single tokens: REINFORCE, PPO's clip, and variants.
 
-Dimensions: B sequences, T tokens. Notation: A the advantage, π the policy, log ρ the log-ratio of π to the policy that sampled.
+Dimensions: B sequences, T tokens. Notation: A the advantage, π the policy, log ρ the log-ratio of π to the sampling policy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ClipLow = Annotated[
     float, within(at_least=0, at_most=1, advice="a ratio is never below 0, so 1 means no lower clip; 0.2 is usual")
 ]
 ClipHigh = Annotated[float, within(at_least=0, advice="0.2 is usual, 0.28 that of DAPO")]
-HIGHEST_END = 10.0  # of dcpo
+HIGHEST_END = 10.0  # the largest upper clip bound of dcpo
 RatioCap = Annotated[float, within(above=0, advice="20 is usual")]
 
 
@@ -27,11 +27,11 @@ RatioCap = Annotated[float, within(above=0, advice="20 is usual")]
 def reinforce(token_logprobs: Tensor, advantages: Tensor) -> Tensor:
     """-A log π.
 
-    The plain policy gradient: right on policy, with no correction once the policy has moved.
+    The plain policy gradient: correct on policy, without a correction once the policy has moved.
     Paper: Williams 1992, Simple statistical gradient-following algorithms, doi:10.1007/BF00992696; as in GPG, arXiv:2504.02546.
     Shapes: token_logprobs [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.25, variance 1.6.
-    Convention: its value is not an objective and may have any sign; only the gradient means something.
+    Convention: its value is not an objective and may have any sign; only its gradient is meaningful.
     """
     return -advantages * token_logprobs
 
@@ -40,8 +40,8 @@ def reinforce(token_logprobs: Tensor, advantages: Tensor) -> Tensor:
 def clipped(ratio: Tensor, advantages: Tensor, *, clip_low: ClipLow = 0.2, clip_high: ClipHigh = 0.2) -> Tensor:
     """-min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A).
 
-    PPO's clipped surrogate; with the weighting it is GRPO, DAPO or Dr. GRPO.
-    Paper: Schulman et al. 2017, Proximal policy optimization, eq. 7, arXiv:1707.06347; ends apart: DAPO, arXiv:2503.14476.
+    PPO's clipped surrogate; the weighting makes it GRPO, DAPO or Dr. GRPO.
+    Paper: Schulman et al. 2017, Proximal policy optimization, eq. 7, arXiv:1707.06347; two bounds: DAPO, arXiv:2503.14476.
     Shapes: ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.85, variance 1.7.
     clip_low: ε_low, how far below 1 a ratio may fall before a token with a negative advantage stops learning.
@@ -62,7 +62,7 @@ def dual_clip(
 ) -> Tensor:
     """-min(ρ A, clip(ρ) A), and where A < 0 at most -c A.
 
-    The clipped surrogate that also stops at a ratio c where the advantage is negative, where PPO has no bound.
+    The clipped surrogate that, for negative advantages, also stops at a ratio c; PPO has no bound there.
     Paper: Ye et al. 2020, Mastering complex control in MOBA games (dual-clip PPO), arXiv:1912.09729.
     Shapes: ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.85, variance 1.7.
@@ -91,8 +91,8 @@ def capped(
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.85, variance 1.7.
     clip_low: ε_low, as in clipped.
     clip_high: ε_high, as in clipped.
-    ratio_cap: δ, the largest ratio there is; above 1 + clip_high it matters only where the advantage is negative.
-    Convention: the same as dual_clip wherever ratio_cap >= 1 + clip_high.
+    ratio_cap: δ, the largest ratio; above 1 + clip_high it matters only for negative advantages.
+    Convention: the same as dual_clip if ratio_cap >= 1 + clip_high.
     """
     return -torch.minimum(ratio.clamp(max=ratio_cap) * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
 
@@ -108,13 +108,13 @@ def dcpo(
 ) -> Tensor:
     """-min(ρ A, clip(ρ, low, high) A), low = ½ + ½ √max(1 - 4 ε_low / q, 0), high = min(½ + ½ √(1 + 4 ε_high / q), 10).
 
-    The clipped surrogate whose ends depend on q, the probability at which the token was sampled: unlikely tokens may move far.
+    The clipped surrogate whose bounds depend on q, the token's probability when sampled: unlikely tokens may move further.
     Paper: Yang et al. 2025, DCPO: dynamic clipping policy optimization, arXiv:2509.02333.
     Shapes: ratio ρ [B, T], behaviour_logprobs log q [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.26, variance 1.6.
-    width_low: ε_low, the most that ρ |ρ - 1| q may be below 1.
-    width_high: ε_high, the most that it may be above 1.
-    Convention: the upper end is at most 10, as in the paper.
+    width_low: ε_low, the largest ρ |ρ - 1| q for ratios ρ below 1.
+    width_high: ε_high, the largest ρ |ρ - 1| q for ratios ρ above 1.
+    Convention: the upper bound is at most 10, as in the paper.
     Convention: the dynamic clip alone; the paper's smoothed advantages over steps are not part of it.
     """
     probability = torch.exp(behaviour_logprobs)
@@ -123,7 +123,7 @@ def dcpo(
     return -torch.minimum(ratio * advantages, torch.minimum(torch.maximum(ratio, low), high) * advantages)
 
 
-# REINFORCE weighed by a ratio held constant: no token loses its gradient to a clip of the ratio.
+# REINFORCE weighted by a detached ratio: clipping the ratio does not remove a token's gradient.
 
 
 @policy_gradient_loss
@@ -132,13 +132,13 @@ def cispo_band(
 ) -> Tensor:
     """-sg(clamp(ρ, 1 - ε_low, 1 + ε_high)) A log π.
 
-    CISPO with the ratio held in a band around 1.
+    CISPO with the ratio clamped to a band around 1.
     Paper: MiniMax 2025, MiniMax-M1 (CISPO), arXiv:2506.13585.
     Shapes: token_logprobs log π [B, T], ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.25, variance 1.6.
-    clip_low: ε_low; 1 means no lower end, as in the paper.
-    clip_high: ε_high.
-    Convention: verl and NeMo RL have this band; TRL's epsilon_high is the absolute cap of cispo_cap.
+    clip_low: ε_low, how far below 1 the weight may fall; 1 means no lower bound, as in the paper.
+    clip_high: ε_high, how far above 1 the weight may rise.
+    Convention: verl and NeMo RL use this band; TRL's epsilon_high is the absolute cap of cispo_cap.
     """
     return -stop_gradient(ratio.clamp(1 - clip_low, 1 + clip_high)) * advantages * token_logprobs
 
@@ -153,12 +153,12 @@ def cispo_cap(
 ) -> Tensor:
     """-sg(min(ρ, c)) A log π.
 
-    CISPO with an absolute cap on the ratio and no lower end.
+    CISPO with an absolute cap on the ratio and no lower bound.
     Paper: MiniMax 2025, MiniMax-M1 (CISPO), arXiv:2506.13585.
     Shapes: token_logprobs log π [B, T], ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.25, variance 1.6.
     ratio_cap: c, the largest weight a token can have.
-    Convention: TRL has this cap (its epsilon_high); verl and NeMo RL have the band of cispo_band.
+    Convention: TRL uses this cap (its epsilon_high); verl and NeMo RL use the band of cispo_band.
     """
     return -stop_gradient(ratio.clamp(max=ratio_cap)) * advantages * token_logprobs
 
@@ -180,12 +180,12 @@ def dppo_tv(
 ) -> Tensor:
     """-A sg(min(ρ, c)) log π where π - π_s <= high (A > 0) or >= -low (elsewhere), 0 for the other tokens.
 
-    REINFORCE with a truncated ratio, within a trust region of the probability's own change (total variation).
+    REINFORCE with a truncated ratio, within a trust region on the change of the token's probability (total variation).
     Paper: Qi et al. 2026, Rethinking the trust region in LLM reinforcement learning (DPPO), arXiv:2602.04879.
     Shapes: token_logprobs log π [B, T], behaviour_logprobs log π_s [B, T], ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.25, variance 1.6.
-    divergence_low: how much a token's probability may fall where the advantage is not positive.
-    divergence_high: how much it may rise where the advantage is positive.
+    divergence_low: how much a token's probability may fall if the advantage is not positive.
+    divergence_high: how much it may rise if the advantage is positive.
     ratio_cap: c, the largest weight a token can have.
     """
     difference = torch.exp(token_logprobs) - torch.exp(behaviour_logprobs)
@@ -213,12 +213,12 @@ def dppo_kl(
 ) -> Tensor:
     """-A sg(min(ρ, c)) log π where the binary KL is <= high (A > 0) or low (elsewhere) or A draws it back, else 0.
 
-    REINFORCE with a truncated ratio, within a trust region of the binary KL of a token.
+    REINFORCE with a truncated ratio, within a trust region on the binary KL of a token.
     Paper: Qi et al. 2026, Rethinking the trust region in LLM reinforcement learning (DPPO), arXiv:2602.04879.
     Shapes: token_logprobs log π [B, T], behaviour_logprobs log π_s [B, T], ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.26, variance 1.6.
-    divergence_low: the largest binary KL at which a token still learns where the advantage is not positive.
-    divergence_high: the largest at which it does where the advantage is positive.
+    divergence_low: the largest binary KL at which a token with a non-positive advantage still learns.
+    divergence_high: the largest binary KL at which a token with a positive advantage still learns.
     ratio_cap: c, the largest weight a token can have.
     """
     distance, rising = binary_kl(token_logprobs, behaviour_logprobs), token_logprobs - behaviour_logprobs
@@ -227,7 +227,7 @@ def dppo_kl(
     return -stop_gradient(ratio.clamp(max=ratio_cap) * region) * advantages * token_logprobs
 
 
-# The ratio bent smoothly where PPO clips it.
+# Smooth functions of the ratio instead of PPO's clip.
 
 
 @policy_gradient_loss(weighting=sequence_mean())
@@ -244,9 +244,9 @@ def sapo(
     Paper: Gao et al. 2025, Soft adaptive policy optimization (SAPO), arXiv:2511.20347.
     Shapes: ratio ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.46, variance 1.1; off policy bias 0.48, variance 1.2.
-    temperature_positive: τ where the advantage is above 0; a larger one fades sooner.
-    temperature_negative: τ elsewhere; the paper has it larger, for such tokens are the less stable ones.
-    Convention: its value at ρ = 1 is -2 A / τ, not -A; only the gradient agrees with the others there.
+    temperature_positive: τ for positive advantages; a larger one makes the gradient fade sooner.
+    temperature_negative: τ for the other tokens; larger in the paper, as those tokens are less stable.
+    Convention: its value at ρ = 1 is -2 A / τ, not -A; only its gradient agrees with the other losses there.
     """
     one = advantages.new_ones(())
     temperature = torch.where(advantages > 0, one * temperature_positive, one * temperature_negative)
@@ -263,10 +263,10 @@ def dro(
 ) -> Tensor:
     """-(A log π - τ/2 (log ρ)²).
 
-    REINFORCE held to the policy that sampled by the square of the log-ratio: no clip, right off policy.
+    REINFORCE with a squared penalty on the log-ratio to the sampling policy: not clipped, and correct off policy.
     Paper: Richemond et al. 2024, Offline regularised reinforcement learning (DRO), arXiv:2405.19107.
     Shapes: token_logprobs log π [B, T], log_ratio log ρ [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.27, variance 1.7.
-    tau: τ, how strongly the policy is held to the one that sampled (verl calls it beta; beta is the KL to the reference here).
+    tau: τ, how strongly the policy is held to the sampling policy (verl's beta; here beta is the KL to the reference).
     """
     return -(advantages * token_logprobs - tau / 2 * log_ratio**2)

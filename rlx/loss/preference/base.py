@@ -1,4 +1,4 @@
-"""What every loss of pairs is: a formula, the modifiers around it, and the weights of its values; and how a function becomes one.
+"""The base of preference losses (a formula, modifiers, weights), and the decorator that makes a loss from a function.
 
 Dimensions: B pairs, T tokens.
 """
@@ -19,14 +19,14 @@ from rlx.loss.base import Loss, RunningMean, require_shape, stop_gradient
 from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
 from rlx.loss.state import check_state, with_state
 
-ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
+ROUNDING = 1e-3  # nats: two forward passes of one model over a long completion differ by less; smaller margins are ties
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceModifier(Ranged):
-    """Changes what a preference loss reads or returns, at one of three places; each is the identity unless overridden.
+    """Changes the inputs or the values of a preference loss at one of three places; each is the identity unless overridden.
 
-    moves_reference: does it change no formula, but the weights of the reference during training?
+    moves_reference: true if it changes the weights of the reference during training and not the formula.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -36,26 +36,26 @@ class PreferenceModifier(Ranged):
     moves_reference: ClassVar[bool] = False
 
     def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
-        """Before the formula: other token log-probabilities."""
+        """Before the formula: replace the token log-probabilities."""
         return policy, reference
 
     def score(self, log_ratio: Tensor) -> Tensor:
-        """Within a formula of scores: a function of the log-ratio in its place. [B] -> [B]."""
+        """Within the formula: replace the log-ratio by a function of it. [B] -> [B]."""
         return log_ratio
 
     def row_weight(self, policy: PairLogprobs) -> Tensor:
-        """After the formula: a constant that multiplies each pair's value. [B]."""
+        """After the formula: a constant factor of each pair's value. [B]."""
         return torch.ones_like(policy.chosen_sum)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceLoss(Loss):
-    """A loss of pairs: `loss(policy, reference) -> [B]`; write `values` in a subclass.
+    """A loss of pairs: `loss(policy, reference) -> [B]`; a subclass implements `values`.
 
-    modifiers: name -> modifier, applied in their order around the formula (see rlx.loss.preference.modifier).
-    per_token (class variable): are the rewards it implies means over tokens rather than sums?
-    reads_rejected (class variable): does the formula read both completions, as a preference does? A likelihood of the chosen
-        one alone does not, and says so here; an instance holds the same name with its parts taken in.
+    modifiers: name -> modifier, applied in this order around the formula (see rlx.loss.preference.modifier).
+    per_token (class variable): are the implicit rewards means over tokens rather than sums?
+    reads_rejected (class variable): does the formula read both completions? False for a likelihood of the chosen completion
+        alone. The attribute of that name on an instance takes its parts into account.
     """
 
     per_token: ClassVar[bool] = False
@@ -98,17 +98,17 @@ class PreferenceLoss(Loss):
 
     @property
     def moving_reference(self) -> PreferenceModifier | None:
-        """How the reference follows the policy in training; None where it stays as it was."""
+        """How the reference follows the policy during training; None if it stays fixed."""
         return next((modifier for modifier in self.modifiers.values() if modifier.moves_reference), None)
 
     def names_of(self, required: str) -> str:
-        """What the formula calls an optional input: odpo reads its scores as score_gap."""
+        """The formula's own names of an optional input: odpo reads scores as score_gap."""
         return (
             ", ".join(name for name in self.reads if name in PAIR_INPUTS and PAIR_INPUTS[name].requires == required) or required
         )
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        """[B] one value a pair."""
+        """One value per pair [B]."""
         self._check_inputs(policy, reference)
         given = policy
         for modifier in self.modifiers.values():
@@ -130,24 +130,24 @@ class PreferenceLoss(Loss):
 
     @abstractmethod
     def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        """[B] the formula."""
+        """The formula: values [B]."""
 
     def weights(self, completion_mask: Tensor) -> Tensor:
-        """[B] the mean over pairs. completion_mask: bool [B, T] or [B, 2, T]."""
+        """[B] weights of the mean over pairs. completion_mask: bool [B, T] or [B, 2, T]."""
         rows = completion_mask.shape[0]
         return completion_mask.new_full((rows,), 1.0 / max(rows, 1), dtype=torch.float64)
 
     def implicit_rewards(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[Tensor, Tensor]:
-        """([B], [B]) for metrics: beta times the scores of chosen and rejected; they carry no gradient."""
+        """([B], [B]) for metrics, detached: beta times the scores of chosen and rejected."""
         inputs = PairInputs(policy, reference if self.needs_reference else None)
         chosen, rejected = (inputs.mean_chosen, inputs.mean_rejected) if self.per_token else (inputs.chosen, inputs.rejected)
         beta = getattr(self, "beta", 1.0)
         return (beta * chosen).detach(), (beta * rejected).detach()
 
     def reward_rounding(self, policy: PairLogprobs) -> Tensor:
-        """[B] implicit rewards nearer to each other than this are equal but for rounding: ROUNDING nats in their unit.
+        """[B] implicit rewards that differ by less than this are equal up to rounding: ROUNDING nats in their unit.
 
-        0 without a reference: there a reward is one log-probability, not what is left of two that are almost the same.
+        0 without a reference: a reward is then one log-probability, not the difference of two almost equal ones.
         """
         nats = ROUNDING * abs(getattr(self, "beta", 1.0)) if self.needs_reference else 0.0
         lengths = torch.minimum(policy.chosen_length, policy.rejected_length).clamp(min=1)
@@ -156,9 +156,10 @@ class PreferenceLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceFormula(PreferenceLoss):
-    """A preference loss that is one function of what its parameters are named after; `preference_loss` makes its subclasses.
+    """A preference loss defined by one function, whose parameter names say which inputs it reads; `preference_loss` creates its
+    subclasses.
 
-    takes_divergence: may another f-divergence replace the log-ratio? It may where the formula reads nothing but a margin.
+    takes_divergence: may another f-divergence replace the log-ratio? True if the formula reads only a margin.
     """
 
     takes_divergence: ClassVar[bool] = False
@@ -169,7 +170,7 @@ class PreferenceFormula(PreferenceLoss):
         super()._check_modifier(name, modifier)
 
     def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        """[B] the formula of what it reads, log-ratios after the modifiers of log-ratios."""
+        """Call the formula with the inputs that it reads, log-ratios after their modifiers: values [B]."""
         divergences = [modifier.score for modifier in self.modifiers.values() if modifier.changes_scores]
         rows = torch.ones(len(policy), dtype=torch.bool)
         given = with_state(self, PairInputs(policy, reference, divergences).__getitem__, like=policy.chosen, masks=[rows])
@@ -189,20 +190,21 @@ def preference_loss(
     weights: Callable[[Tensor], Tensor] | None = None,
     check: Callable[..., None] | None = None,
 ) -> type[PreferenceLoss]:
-    """The class of a preference loss out of its formula; an instance is called as any `PreferenceLoss`.
+    """Make a class of preference losses from its formula; an instance is called like any `PreferenceLoss`.
 
     Example: @preference_loss
              def my_loss(margin, *, beta=0.1):
                  return -torch.nn.functional.logsigmoid(beta * margin)
 
-    Its positional parameters say what it reads: names of `PAIR_INPUTS` (see rlx.loss). Its keyword arguments are the
-    hyperparameters, with their defaults and ranges. It returns one value a pair, [B]. Whether a reference is needed, which
-    optional inputs are computed, and whether rejected completions are read, follows from those names.
+    The positional parameters name the inputs that it reads, out of `PAIR_INPUTS` (see rlx.loss). The keyword arguments are the
+    hyperparameters, with their defaults and ranges. The function returns one value per pair, [B]. The input names decide
+    whether a reference is needed, which optional inputs are computed, and whether rejected completions are read.
     couples_rows: does the value of one pair depend on others? per_token: are the implicit rewards means over tokens?
-    requires: optional fields that it reads of `policy` as a whole. state: name -> `rlx.loss.running_mean(...)`, which a parameter
-    of that name reads: a number [] that is kept over updates (see rlx.loss.state). weights: completion_mask -> [B], else the mean
-    over pairs. check: is called with the hyperparameters on construction, to raise ConfigError where they do not fit together.
-    Raises ConfigError if a parameter has a name that no input has.
+    requires: optional fields of `policy` that it reads, if it reads `policy` as a whole. state: name ->
+    `rlx.loss.running_mean(...)`, which a parameter of that name reads: a number [] kept over updates (see rlx.loss.state).
+    weights: completion_mask -> [B]; the mean over pairs if not given. check: called with the hyperparameters on construction;
+    raises ConfigError if they do not fit together.
+    Raises ConfigError if a parameter's name is not the name of an input.
     """
     state = dict(state or {})
     names = [*reads_of(function, PAIR_INPUTS), *check_state(function, state, PAIR_INPUTS)]

@@ -1,4 +1,4 @@
-"""Preference losses that mix the pairs of a batch: sorted ones, and those with a batch-wide reference point.
+"""Preference losses that couple the pairs of a batch, by sorting or by a batch-wide reference point.
 
 Dimensions: B pairs. Notation: c, r are the summed log-probabilities of the chosen and the rejected completion under the
 policy, c0 and r0 under the reference; a = c - c0, b = r - r0; σ the logistic function.
@@ -35,11 +35,11 @@ def dr_dpo(
 ) -> Tensor:
     """-β' log mean exp(log σ(β Δ) / β'), the mean over the batch; each pair has that value.
 
-    Distributionally robust DPO: pairs that fit badly, as flipped labels do, weigh less within their batch.
+    Distributionally robust DPO: badly fitting pairs, such as those with flipped labels, have less weight within their batch.
     Paper: Wu et al. 2024, Towards robust alignment of language models (Dr. DPO), arXiv:2407.07880.
     Shapes: margin Δ [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    robustness: β'; the smaller, the more a batch is judged by the pairs that fit best.
+    robustness: β'; the smaller it is, the more the best-fitting pairs dominate the batch.
     """
     log_chance = F.logsigmoid(beta * margin) / robustness
     pooled = torch.logsumexp(log_chance, dim=0) - math.log(max(len(margin), 1))
@@ -50,7 +50,7 @@ def dr_dpo(
 def aot(policy_margin: Tensor, reference_margin: Tensor, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.0) -> Tensor:
     """-(1-ε) log σ(β δ) - ε log σ(-β δ), δ_i = sort(c - r)_i - sort(c0 - r0)_i over the batch.
 
-    The distribution of c - r over the batch is to dominate that of c0 - r0.
+    Pushes the distribution of c - r over the batch to dominate that of c0 - r0.
     Paper: Melnyk et al. 2024, Distributional preference alignment via optimal transport (AOT), arXiv:2406.05882.
     Shapes: policy_margin c - r [B], reference_margin c0 - r0 [B] -> [B].
     beta: scales the difference of the sorted values.
@@ -64,7 +64,7 @@ def aot(policy_margin: Tensor, reference_margin: Tensor, *, beta: Beta = 0.1, la
 def aot_unpaired(chosen: Tensor, rejected: Tensor, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.0) -> Tensor:
     """-(1-ε) log σ(β δ) - ε log σ(-β δ), δ_i = sort(a)_i - sort(b)_i over the batch.
 
-    The distribution of the chosen log-ratios over the batch is to dominate that of the rejected ones.
+    Pushes the distribution of the chosen log-ratios over the batch to dominate that of the rejected ones.
     Paper: Melnyk et al. 2024, Distributional preference alignment via optimal transport (AOT), arXiv:2406.05882.
     Shapes: chosen a [B], rejected b [B] -> [B].
     beta: scales the difference of the sorted values.
@@ -76,10 +76,10 @@ def aot_unpaired(chosen: Tensor, rejected: Tensor, *, beta: Beta = 0.1, label_sm
 def prospect(
     log_ratio: Tensor, point: Tensor, label: Tensor, has_label: Tensor, *, beta: float, weights: tuple[float, float]
 ) -> Tensor:
-    """w_d (1 - σ(β (x - z))) of a desirable completion, w_u (1 - σ(β (z - x))) of an undesirable one; the mean of a row's own.
+    """w_d (1 - σ(β (x - z))) of a desirable completion, w_u (1 - σ(β (z - x))) of an undesirable one; the mean over each row.
 
-    log_ratio x, label (is it desirable?), has_label (is it there?): [B, 2]; point z: broadcast to it, taken as a constant;
-    weights: (w_d, w_u). Returns [B].
+    log_ratio x, label (is it desirable?), has_label (does it exist?): [B, 2]; point z: broadcast to that, treated as a
+    constant; weights: (w_d, w_u). Returns [B].
     """
     point = stop_gradient(point)
     gain = torch.where(label, log_ratio - point, point - log_ratio)
@@ -103,13 +103,13 @@ def kto(
     """1 - σ(β (x - z)) of a desirable completion, 1 - σ(β (z - x)) of an undesirable one, x its log-ratio.
 
     Prospect theory: each completion is a gain or a loss against z, the policy's drift on unrelated completions.
-    Where: z = max(0, mean over the batch of the log-ratio of completions after prompts they do not belong to), no gradient.
+    Where: z = max(0, batch mean of the log-ratios of completions after prompts they do not belong to), no gradient.
     Paper: Ethayarajh et al. 2024, KTO: model alignment as prospect theoretic optimization, arXiv:2402.01306.
     Shapes: chosen a [B], rejected b [B], mismatched [B, M], label and has_label bool [B, 2] -> [B].
     beta: how fast the value of a gain saturates; a larger one keeps the policy closer to the reference.
     desirable_weight: weight of the desirable completions.
-    undesirable_weight: weight of the undesirable ones; with unequal counts keep weight times count within 1 to 4/3 of each other.
-    Convention: a row is the mean of its completions, so pairs and lone labelled completions both give the mean over completions.
+    undesirable_weight: weight of the undesirable ones; for unequal counts keep weight times count within 1 to 4/3 of each other.
+    Convention: a row is the mean of its completions, so pairs and single labelled completions both give a mean over completions.
     Convention: z comes from mismatched completions, as in the paper and TRL; kto_pair takes it from the other side of the batch.
     """
     log_ratio, point = torch.stack([chosen, rejected], dim=1), mismatched.mean().clamp(min=0)
@@ -130,15 +130,15 @@ def kto_pair(
 ) -> Tensor:
     """1 - σ(β (x - z)) of a desirable completion, 1 - σ(β (z - x)) of an undesirable one, x its log-ratio.
 
-    KTO whose z for one side is the mean log-ratio of the other: no forward pass for mismatched completions.
+    KTO whose z for one side is the mean log-ratio of the other, which saves the forward pass for mismatched completions.
     Where: z of the desirable ones = max(0, mean log-ratio of the undesirable ones of the batch), and vice versa; no gradient.
     Paper: Ethayarajh et al. 2024, KTO: model alignment as prospect theoretic optimization, arXiv:2402.01306.
     Shapes: chosen a [B], rejected b [B], label and has_label bool [B, 2] -> [B].
     beta: how fast the value of a gain saturates; a larger one keeps the policy closer to the reference.
     desirable_weight: weight of the desirable completions.
     undesirable_weight: weight of the undesirable ones.
-    Convention: this is the paired form of the first KTO report, OpenRLHF and older TRL (kto_pair); the paper's estimate is kto.
-    Convention: z is constant here, as the paper has it; OpenRLHF and older TRL let the gradient through.
+    Convention: this is the paired form of the first KTO report, OpenRLHF and older TRL (kto_pair); kto has the paper's estimate.
+    Convention: z is a constant, as in the paper; OpenRLHF and older TRL let the gradient through.
     """
     log_ratio = torch.stack([chosen, rejected], dim=1)
     of_desirable, of_undesirable = (

@@ -1,4 +1,4 @@
-"""Preference losses that look at each completion's own log-ratio, not only at the margin of the two.
+"""Preference losses that read each completion's log-ratio, not only their margin.
 
 Dimensions: B pairs. Notation: c, r are the summed log-probabilities of the chosen and the rejected completion under the
 policy, c0 and r0 under the reference; a = c - c0, b = r - r0; σ the logistic function.
@@ -22,7 +22,7 @@ from rlx.loss.preference.margin import Beta
 def nca(chosen: Tensor, rejected: Tensor, *, beta: Beta = 0.1) -> Tensor:
     """-log σ(β a) - ½ log σ(-β a) - ½ log σ(-β b).
 
-    Noise contrast of each completion with the reference: keeps the chosen one from losing likelihood.
+    Noise-contrastive comparison of each completion with the reference; keeps the chosen one from losing likelihood.
     Paper: Chen et al. 2024, Noise contrastive alignment of language models (NCA) for two completions, arXiv:2402.05369.
     Shapes: chosen a [B], rejected b [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
@@ -59,7 +59,7 @@ def sppo(
 ) -> Tensor:
     """(a - 1/(2β))² + (b + 1/(2β))².
 
-    Regression of each log-ratio to its own target, up for the chosen and down for the rejected completion.
+    Regresses each log-ratio to its own target, positive for the chosen and negative for the rejected completion.
     Paper: Wu et al. 2024, Self-play preference optimization (SPPO), eq. 4.7 with hard labels, arXiv:2405.00675.
     Shapes: chosen a [B], rejected b [B] -> [B].
     beta: sets the targets 1/(2 beta) and -1/(2 beta); a larger one keeps the policy closer to the reference.
@@ -79,11 +79,11 @@ def dpo_shift(
 ) -> Tensor:
     """-log σ(β (a - f b)).
 
-    DPO in which the rejected completion counts less, so that the chosen one gains likelihood rather than both losing it.
+    DPO that gives the rejected completion less weight, so that the chosen one gains likelihood instead of both losing it.
     Paper: Yang et al. 2025, DPO-Shift: shifting the distribution of direct preference optimization, arXiv:2502.07599.
     Shapes: chosen a [B], rejected b [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    rejected_share: f, what the rejected log-ratio counts; 1 is dpo.
+    rejected_share: f, the weight of the rejected log-ratio; 1 is dpo.
     Convention: f is constant; the paper also lets it grow from batch to batch.
     """
     return -F.logsigmoid(beta * (chosen - rejected_share * rejected))
@@ -101,12 +101,12 @@ def chi_po(
 ) -> Tensor:
     """-log σ(clip(β (φ(a) - φ(b)), -2R, 2R)), φ(x) = x + e^x.
 
-    DPO with the χ² divergence added to the KL: a completion that the reference finds unlikely cannot be raised far for little.
+    DPO with the χ² divergence added to the KL: raising completions that the reference finds unlikely becomes costly.
     Paper: Huang et al. 2024, Correcting the mythos of KL-regularization (χPO), algorithm 1, arXiv:2407.13399.
     Shapes: chosen a [B], rejected b [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    reward_bound: R, the largest implicit reward; pairs whose rewards differ by more than 2R teach nothing.
-    Convention: x in e^x is clamped to ±20, as every ratio here is.
+    reward_bound: R, the largest implicit reward; pairs whose rewards differ by more than 2R have no gradient.
+    Convention: x in e^x is clamped to ±20, as are all ratios here.
     """
     difference = beta * (chosen + clamped_exp(chosen) - rejected - clamped_exp(rejected))
     return -F.logsigmoid(difference.clamp(-2 * reward_bound, 2 * reward_bound))

@@ -1,4 +1,4 @@
-"""DPO and its nearest relatives: losses of the margin of two log-ratios.
+"""DPO and its closest variants: losses of the margin of two log-ratios.
 
 Dimensions: B pairs. Notation: c, r are the summed log-probabilities of the chosen and the rejected completion under the
 policy, c0 and r0 under the reference, n_c and n_r their lengths; a = c - c0, b = r - r0, margin Δ = a - b; σ the logistic
@@ -35,7 +35,7 @@ def dpo(margin: Tensor, *, beta: Beta = 0.1) -> Tensor:
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
     Convention: log-probabilities are summed over the completion, its end-of-sequence token included.
     Convention: rewards_chosen and rewards_rejected are beta times the log-ratio; NeMo RL logs the log-ratio alone.
-    Convention: there is no label smoothing here; dpo_conservative and dpo_robust are two different ways to have it.
+    Convention: without label smoothing; dpo_conservative and dpo_robust are two different ways to add it.
     """
     return -F.logsigmoid(beta * margin)
 
@@ -44,7 +44,7 @@ def dpo(margin: Tensor, *, beta: Beta = 0.1) -> Tensor:
 def dpo_conservative(margin: Tensor, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.1) -> Tensor:
     """-(1-ε) log σ(β Δ) - ε log σ(-β Δ).
 
-    DPO on labels of which a share ε is flipped: the margin has a finite best value instead of growing for ever.
+    DPO for labels of which a share ε is flipped: the margin has a finite optimum instead of growing without bound.
     Paper: Mitchell 2023, A note on DPO with noisy preferences, https://ericmitchell.ai/cdpo.pdf.
     Shapes: margin Δ [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
@@ -76,16 +76,16 @@ def dpo_normalized(
 ) -> Tensor:
     """-log σ(β (a/n_c - b/n_r)).
 
-    DPO of the mean log-ratio of a token, n the lengths of the completions.
+    DPO on mean log-ratios per token; n_c and n_r are the lengths of the completions.
     Paper: Lambert et al. 2024, Tülu 3: pushing frontiers in open language model post-training, arXiv:2411.15124.
     Shapes: mean_margin a/n_c - b/n_r [B] -> [B].
-    beta: how strongly the policy is held to the reference; as the margin is of one token, some 5 takes the place of dpo's 0.1.
-    Convention: an f-divergence acts on the summed log-ratio, before it is divided by the length, as in TRL.
+    beta: how strongly the policy is held to the reference; as the margin is per token, about 5 corresponds to dpo's 0.1.
+    Convention: an f-divergence is applied to the summed log-ratio, before it is divided by the length, as in TRL.
     """
     return -F.logsigmoid(beta * mean_margin)
 
 
-# The same margin on another curve.
+# The same margin with other functions than the logistic loss.
 
 
 @preference_loss
@@ -103,7 +103,7 @@ def exo(
     Paper: Ji et al. 2024, Towards efficient exact optimization (EXO), eq. 16 for two completions, arXiv:2402.00856.
     Shapes: margin Δ [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    label_smoothing: ε, the share of labels believed to be wrong; it must be above 0, for the reverse KL to 0 is infinite.
+    label_smoothing: ε, the share of labels believed to be wrong; must be above 0, as the reverse KL is infinite at 0.
     Convention: label_smoothing = 0 is refused, as in TRL; 0.001 is usual.
     """
     chosen = torch.sigmoid(beta * margin) * (F.logsigmoid(beta * margin) - math.log1p(-label_smoothing))
@@ -122,14 +122,14 @@ def discopop(
 ) -> Tensor:
     """-(1-m) log σ(l) + m exp(-l), l = β Δ, m = σ(l / τ).
 
-    A blend of the logistic and the exponential loss that a language model found by search; not convex near 0.
+    A blend of the logistic and the exponential loss, discovered by a language model; not convex near 0.
     Paper: Lu et al. 2024, Discovering preference optimization algorithms (DiscoPOP), eq. 5, arXiv:2406.08414.
     Shapes: margin Δ [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
     temperature: τ, how sharply the blend turns from logistic (negative margin) to exponential (positive).
     """
     logits = beta * margin
-    # m exp(-l) = exp(log m - l): finite wherever τ <= 1, while exp(-l) alone overflows for a large negative margin.
+    # m exp(-l) = exp(log m - l) is finite if τ <= 1; exp(-l) alone overflows for a large negative margin.
     exponential = torch.exp(F.logsigmoid(logits / temperature) - logits)
     return -torch.sigmoid(-logits / temperature) * F.logsigmoid(logits) + exponential
 
@@ -143,25 +143,25 @@ def focal_po(
 ) -> Tensor:
     """-p^γ log p, p = σ(β Δ).
 
-    DPO turned to the pairs that are ranked right already: a wrongly ranked one weighs less, where a focal loss weighs it more.
+    DPO that focuses on correctly ranked pairs: wrongly ranked pairs get less weight, where a focal loss gives them more.
     Paper: Liu et al. 2025, FocalPO: focusing on correct preference rankings, arXiv:2501.06645.
     Shapes: margin Δ [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    focus: γ, how much less a wrongly ranked pair weighs; 0 is dpo.
+    focus: γ, how much less weight a wrongly ranked pair gets; 0 is dpo.
     Convention: the gradient flows through p^γ too; below log p = -1/γ it turns against the chosen completion.
     """
     log_chance = F.logsigmoid(beta * margin)
     return -torch.exp(focus * log_chance) * log_chance
 
 
-# A certain margin is asked for and no more: a regression to it, or a hinge.
+# Losses with a target margin: a regression to it, or a hinge.
 
 
 @preference_loss
 def ipo(margin: Tensor, *, beta: TargetBeta = 0.1) -> Tensor:
     """(Δ - 1/(2β))².
 
-    Identity preference optimisation: regress the margin of summed log-ratios to 1/(2β), so that it cannot run away.
+    Identity preference optimisation: regresses the margin of summed log-ratios to 1/(2β), so that it cannot grow without bound.
     Paper: Azar et al. 2023, A general theoretical paradigm (IPO), eq. 17, arXiv:2310.12036.
     Shapes: margin Δ [B] -> [B].
     beta: the target margin is 1/(2 beta): a larger one keeps the policy closer to the reference.
@@ -174,11 +174,11 @@ def ipo(margin: Tensor, *, beta: TargetBeta = 0.1) -> Tensor:
 def ipo_normalized(mean_margin: Tensor, *, beta: TargetBeta = 0.1) -> Tensor:
     """(a/n_c - b/n_r - 1/(2β))².
 
-    Identity preference optimisation of the mean log-ratio of a token.
-    Paper: Azar et al. 2023, eq. 17, arXiv:2310.12036; the division by length is what its authors confirmed to TRL.
+    Identity preference optimisation on mean log-ratios per token.
+    Paper: Azar et al. 2023, eq. 17, arXiv:2310.12036; the authors confirmed the division by length to TRL.
     Shapes: mean_margin a/n_c - b/n_r [B] -> [B].
-    beta: the target margin of a token is 1/(2 beta): a larger one keeps the policy closer to the reference.
-    Convention: ipo is the same formula of sums.
+    beta: the target margin per token is 1/(2 beta): a larger one keeps the policy closer to the reference.
+    Convention: ipo is the same formula with sums.
     """
     return (mean_margin - 1 / (2 * beta)) ** 2
 
@@ -187,16 +187,16 @@ def ipo_normalized(mean_margin: Tensor, *, beta: TargetBeta = 0.1) -> Tensor:
 def hinge(margin: Tensor, *, beta: Beta = 0.1) -> Tensor:
     """max(0, 1 - β Δ).
 
-    The hinge of RSO: a pair whose scaled margin exceeds 1 teaches nothing more.
+    The hinge loss of RSO: a pair whose scaled margin exceeds 1 has no gradient.
     Paper: Liu et al. 2023, Statistical rejection sampling (RSO), arXiv:2309.06657; Zhao et al. 2023 (SLiC), arXiv:2305.10425.
     Shapes: margin Δ [B] -> [B].
-    beta: the inverse of the margin of log-ratios that is asked for.
-    Convention: the margin is of log-ratios to the reference; slic takes log-probabilities and adds a likelihood term.
+    beta: the inverse of the target margin of log-ratios.
+    Convention: the margin is of log-ratios to the reference; slic uses log-probabilities and adds a likelihood term.
     """
     return F.relu(1 - beta * margin)
 
 
-# The margin of DPO shifted: by a penalty, by lengths, by a second KL; or DPO with a regression of each log-ratio.
+# DPO with a shifted margin (by a penalty, by lengths, by a second KL), or with a regression of each log-ratio.
 
 
 @preference_loss
@@ -211,11 +211,11 @@ def dpop(
 ) -> Tensor:
     """-log σ(β (Δ - λ max(0, -a))).
 
-    DPO that is not satisfied while the chosen completion is less likely than under the reference.
+    DPO with a penalty while the chosen completion is less likely than under the reference.
     Paper: Pal et al. 2024, Smaug: fixing failure modes of preference optimisation (DPOP), eq. 3, arXiv:2402.13228.
     Shapes: margin Δ [B], chosen a [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    penalty: λ, the price of a chosen completion that lost log-probability; 0 is dpo, 50 that of the paper.
+    penalty: λ, the penalty per nat of log-probability that the chosen completion lost; 0 is dpo, the paper has 50.
     """
     return -F.logsigmoid(beta * (margin - penalty * F.relu(-chosen)))
 
@@ -233,13 +233,13 @@ def r_dpo(
 ) -> Tensor:
     """-log σ(β Δ + α (n_c - n_r)).
 
-    DPO for a reward from which α per token is taken: a longer chosen completion needs a smaller margin.
+    DPO for a reward with a penalty of α per token: a longer chosen completion needs a smaller margin.
     Paper: Park et al. 2024, Disentangling length from quality (R-DPO), arXiv:2403.19159.
     Shapes: margin Δ [B], chosen_length n_c [B], rejected_length n_r [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    length_penalty: α, the price of a token, in units of the reward; 0 is dpo.
-    Convention: the sign follows from the objective reward - α n - β KL, whose optimum has reward β log(π/π0) + α n; some
-        write-ups have it the other way round.
+    length_penalty: α, the penalty per token, in units of the reward; 0 is dpo.
+    Convention: the sign follows from the objective reward - α n - β KL, at whose optimum reward = β log(π/π0) + α n; some
+        write-ups have the opposite sign.
     """
     return -F.logsigmoid(beta * margin + length_penalty * (chosen_length - rejected_length))
 
@@ -255,7 +255,7 @@ def cal_dpo(
 ) -> Tensor:
     """-log σ(a - b) + (a - 1/(2β))² + (b + 1/(2β))².
 
-    DPO whose log-ratios are also regressed to the rewards themselves, 1/2 and -1/2 over beta.
+    DPO that also regresses the log-ratios to the rewards 1/2 and -1/2 divided by beta.
     Paper: Xiao et al. 2024, Cal-DPO: calibrated direct preference optimization, arXiv:2412.14516.
     Shapes: chosen a [B], rejected b [B] -> [B].
     beta: sets the targets 1/(2 beta) and -1/(2 beta) of the log-ratios; a larger one keeps the policy closer to the reference.
@@ -278,7 +278,7 @@ def tdpo(
 ) -> Tensor:
     """-log σ(β (Δ - α (KL_r - sg(KL_c)))), KL the sum over tokens of KL(reference || policy) over the vocabulary.
 
-    DPO that balances the token-wise KL of the two completions; the second of the two forms of the paper.
+    DPO that balances the token-level KL of the two completions; the second of the paper's two forms.
     Paper: Zeng et al. 2024, Token-level direct preference optimization (TDPO2), arXiv:2404.11999.
     Shapes: margin Δ [B], chosen_vocabulary_kl [B, T], rejected_vocabulary_kl [B, T'] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.

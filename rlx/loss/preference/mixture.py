@@ -20,7 +20,7 @@ from rlx.loss.preference.pairs import PairLogprobs
 
 @dataclass(frozen=True, kw_only=True)
 class LossPart(Ranged):
-    """One loss of a mixture.
+    """One loss in a mixture.
 
     coefficient: multiplies the loss.
     loss: any preference loss, with its own hyperparameters.
@@ -41,7 +41,7 @@ def mixture_loss(values: list[Tensor], coefficients: list[float]) -> Tensor:
     """Σ_k coefficient_k · loss_k, each loss_k summed with its own weights.
 
     Paper: Wang et al. 2024, Mixed preference optimization (MPO), arXiv:2411.10442.
-    Shapes: values K times [B] -> [B, K], a column a part.
+    Shapes: values K times [B] -> [B, K], one column per part.
     """
     return torch.stack([coefficient * value for coefficient, value in zip(coefficients, values, strict=True)], dim=1)
 
@@ -50,8 +50,8 @@ def mixture_loss(values: list[Tensor], coefficients: list[float]) -> Tensor:
 class LossMixture(PreferenceLoss):
     """A weighted sum of preference losses: MPO's quality, preference and generation terms, or any other.
 
-    parts: name -> {coefficient, loss}, each loss a node as `loss=NAME` chooses one.
-    Convention: the values are [B, K], a column a part, for a mean over pairs and a mean over tokens weigh rows differently.
+    parts: name -> {coefficient, loss}, each loss a node as `loss=NAME` gives it.
+    Convention: values are [B, K], one column per part, as a mean over pairs and a mean over tokens weight rows differently.
     """
 
     formula: ClassVar = mixture_loss
@@ -86,13 +86,13 @@ class LossMixture(PreferenceLoss):
         return mixture_loss([part.loss(policy, reference) for part in parts], [part.coefficient for part in parts])
 
     def weights(self, completion_mask: Tensor) -> Tensor:
-        """[B, K] each part's own weights. completion_mask: bool [B, T] of the chosen completions, or [B, 2, T]."""
+        """[B, K] the weights of each part. completion_mask: bool [B, T] of the chosen completions, or [B, 2, T]."""
         return torch.stack([part.loss.weights(completion_mask) for part in self.parts.values()], dim=1)
 
     def implicit_rewards(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[Tensor, Tensor]:
-        """([B], [B]) for metrics: those of the first part."""
+        """([B], [B]) the implicit rewards of the first part, for metrics."""
         return next(iter(self.parts.values())).loss.implicit_rewards(policy, reference)
 
     def reward_rounding(self, policy: PairLogprobs) -> Tensor:
-        """[B] that of the first part."""
+        """[B] the rounding of the first part's rewards."""
         return next(iter(self.parts.values())).loss.reward_rounding(policy)

@@ -1,4 +1,4 @@
-"""Modifiers of preference losses: they change the log-probabilities before a formula, or weigh the pairs after it.
+"""Modifiers of preference losses: they change the log-probabilities before a formula, or weight the pairs after it.
 
 Dimensions: B pairs, T tokens.
 """
@@ -21,7 +21,7 @@ from rlx.loss.preference.pairs import PairLogprobs
 
 
 def length_desensitized(pairs: PairLogprobs, *, alpha: float) -> PairLogprobs:
-    """Token log-probabilities beyond the length of the shorter completion of a pair, times alpha.
+    """Multiply the token log-probabilities beyond the length of a pair's shorter completion by alpha.
 
     Liu et al. 2024, Length desensitization in DPO (LD-DPO), arXiv:2409.06411. Lengths stay as they are.
     """
@@ -35,7 +35,7 @@ def length_desensitized(pairs: PairLogprobs, *, alpha: float) -> PairLogprobs:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthDesensitized(PreferenceModifier):
-    """LD-DPO: what the longer completion says beyond the length of the shorter one counts less; applies to every preference loss.
+    """LD-DPO: tokens of the longer completion beyond the length of the shorter one count less; applies to every preference loss.
 
     alpha: weight of those tokens; 1 changes nothing, 0 ignores them.
     """
@@ -55,16 +55,16 @@ def policy_likelihood_weight(token_logprobs: Tensor, sum_p_squared: Tensor, mask
 
     Zhou et al. 2024, WPO: enhancing RLHF with weighted preference optimization, eq. 2, arXiv:2406.11827.
     """
-    # Outside of the mask anything may stand, 0 included, whose log is infinite.
+    # Values outside of the mask are arbitrary; a 0 there would have an infinite log.
     aligned = masked(token_logprobs, mask) - torch.log(torch.where(mask, sum_p_squared, 1.0))
     return torch.exp((aligned.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).clamp(max=20))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyWeighting(PreferenceModifier):
-    """WPO: each pair is weighed by how likely the policy finds both completions, without a gradient.
+    """WPO: weights each pair by how likely the policy finds both completions; the weight is detached.
 
-    It applies to every loss that does not mix the pairs of a batch.
+    Applies to every loss that does not couple the pairs of a batch.
     """
 
     formula: ClassVar = policy_likelihood_weight
@@ -82,12 +82,12 @@ class PolicyWeighting(PreferenceModifier):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceFree(PreferenceModifier):
-    """A uniform reference: the log-probabilities take the place of the log-ratios; applies to every loss with a reference."""
+    """A uniform reference: log-probabilities replace log-ratios; applies to every loss with a reference."""
 
     removes_reference: ClassVar[bool] = True
 
     def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
-        """A reference whose log-probabilities are all 0, whatever was given."""
+        """Replace the reference by one whose log-probabilities are all 0."""
         del reference
         zeros = {"chosen": torch.zeros_like(policy.chosen), "rejected": torch.zeros_like(policy.rejected)}
         if policy.mismatched is not None:
@@ -119,9 +119,9 @@ class Humanline(PreferenceModifier):
         return replace(policy, chosen=chosen, rejected=rejected), reference
 
 
-# f-divergences other than the reverse KL: another function of the log-ratio in the place of the log-ratio.
+# f-divergences other than the reverse KL: a function of the log-ratio replaces the log-ratio.
 
-EXPONENT_LIMIT = 40.0  # e^40 is 2e17, whose square is finite in float32; sequences reach log-ratios far beyond the 20 of a token
+EXPONENT_LIMIT = 40.0  # e^40 is 2e17, whose square is finite in float32; log-ratios of sequences far exceed a token's limit of 20
 
 
 def forward_kl_score(log_ratio: Tensor) -> Tensor:
@@ -148,12 +148,12 @@ class _Divergence(PreferenceModifier):
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseKl(_Divergence):
-    """The log-ratio itself: what every loss has without a divergence."""
+    """The log-ratio itself, as in every loss without a divergence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardKl(_Divergence):
-    """Forward KL: drift towards completions that the reference finds unlikely costs little, forgetting likely ones much."""
+    """Forward KL: moving towards completions that the reference finds unlikely is cheap, forgetting likely ones is costly."""
 
     formula: ClassVar = forward_kl_score
 
@@ -177,7 +177,7 @@ class JensenShannon(_Divergence):
 class AlphaDivergence(_Divergence):
     """The α-divergence.
 
-    alpha: α; 1 is the reverse KL, 0 the forward KL, 0.5 lies between.
+    alpha: α; 1 is the reverse KL, 0 the forward KL, 0.5 is in between.
     """
 
     formula: ClassVar = alpha_score

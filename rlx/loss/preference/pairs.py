@@ -1,4 +1,4 @@
-"""What a preference loss reads: token log-probabilities of pairs, and what is made of them, by name.
+"""The inputs of a preference loss: token log-probabilities of pairs, and the named quantities derived from them.
 
 Dimensions: B pairs, T tokens.
 """
@@ -22,9 +22,9 @@ class PairLogprobs:
     """Token log-probabilities of B pairs under one policy, prompt excluded, end-of-sequence token included.
 
     chosen: [B, T] and rejected: [B, T'], 0 outside of their masks; chosen_mask, rejected_mask: bool of the same shapes.
-    The other fields are there only where a loss names them in `requires`:
+    The other fields are set only if a loss names them in `requires`:
     scores: [B, 2] of chosen and rejected;
-    label: bool [B, 2], is this completion desirable; has_label: bool [B, 2], is it there at all;
+    label: bool [B, 2], is this completion desirable; has_label: bool [B, 2], does it exist;
     *_sum_p_squared: [B, T] and [B, T'], sum over the vocabulary of p squared; *_entropy: entropy in nats, per token;
     *_vocabulary_kl: KL(reference || policy) over the vocabulary, per token;
     mismatched: [B, M], without a gradient, sequence log-probabilities of completions of other rows after this row's prompt.
@@ -62,7 +62,7 @@ class PairLogprobs:
         return replace(self, **{name: value[rows] for name, value in given.items() if value is not None})
 
     def require(self, names: Iterable[str], *, by: str) -> None:
-        """Refuse pairs that lack an optional field which the loss `by` reads."""
+        """Raise an error if the pairs lack an optional field that the loss `by` reads."""
         for name in sorted(names):
             sides = [name] if hasattr(self, name) else [f"chosen_{name}", f"rejected_{name}"]
             missing = [side for side in sides if getattr(self, side, None) is None]
@@ -104,10 +104,10 @@ class PairLogprobs:
 
 
 class Input(cached_property[Tensor]):
-    """A tensor that a formula of pairs may read by name, computed when it is first read; the docstring gives its shape.
+    """A tensor that a formula of pairs may read by name, computed at the first read; the docstring gives its shape.
 
-    reference: does it take the reference's log-probabilities? rejected: does it take those of rejected completions?
-    per_token: is it a mean over tokens? requires: the optional field of PairLogprobs that it takes, if any.
+    reference: does it need the reference's log-probabilities? rejected: does it need those of rejected completions?
+    per_token: is it a mean over tokens? requires: the optional field of PairLogprobs that it needs, if any.
     """
 
     def __init__(
@@ -124,18 +124,18 @@ class Input(cached_property[Tensor]):
 
 
 def made_of(**flags: Any) -> Callable[[Callable[[Any], Tensor]], Input]:
-    """Marks a method of `PairInputs` as an input with these flags."""
+    """Mark a method of `PairInputs` as an input with these flags."""
     return lambda read: Input(read, **flags)
 
 
 @dataclass(frozen=True, eq=False)
 class PairInputs:
-    """What a formula of pairs can read: `inputs[name]`.
+    """The inputs that a formula of pairs can read: `inputs[name]`.
 
     Notation: c and r are the summed log-probabilities of the chosen and the rejected completion under the policy, c0 and r0 under
-    the reference, n_c and n_r their lengths in tokens. Where there is no reference, c0 = r0 = 0.
+    the reference, n_c and n_r their lengths in tokens. Without a reference, c0 = r0 = 0.
 
-    policy, reference: PairLogprobs. divergences: functions of the log-ratio that take its place, [B] -> [B], one after the other.
+    policy, reference: PairLogprobs. divergences: functions that replace the log-ratio, [B] -> [B], applied one after the other.
     """
 
     policy: PairLogprobs
@@ -188,7 +188,7 @@ class PairInputs:
 
     @made_of(rejected=True)
     def rejected_logprob(self) -> Tensor:
-        """[B] r, that of the rejected completion."""
+        """[B] r, the log-probability of the rejected completion under the policy."""
         return self.policy.rejected_sum
 
     @made_of(rejected=True)
@@ -234,7 +234,7 @@ class PairInputs:
 
     @made_of(requires="scores")
     def scores(self) -> Tensor:
-        """[B, 2] how good the chosen and the rejected completion are, where the data says so."""
+        """[B, 2] scores of the chosen and the rejected completion, if the data has them."""
         assert self.policy.scores is not None
         return self.policy.scores.to(self.policy.chosen.dtype)
 
@@ -246,7 +246,7 @@ class PairInputs:
 
     @made_of(requires="label")
     def label(self) -> Tensor:
-        """bool [B, 2] is this completion desirable? Of pairs without labels: the chosen one is, the rejected one is not."""
+        """bool [B, 2] is this completion desirable? In pairs without labels, the chosen one is and the rejected one is not."""
         if self.policy.label is not None:
             return self.policy.label
         return torch.tensor([True, False], device=self.policy.chosen.device).expand(len(self.policy), 2)
@@ -272,7 +272,7 @@ class PairInputs:
 
     @made_of(rejected=True, requires="entropy")
     def rejected_entropy(self) -> Tensor:
-        """[B, T'] that of the rejected completion."""
+        """[B, T'] the same for the rejected completion."""
         return self._statistic("rejected", "entropy")
 
     @made_of(reference=True, requires="vocabulary_kl")
@@ -282,14 +282,14 @@ class PairInputs:
 
     @made_of(reference=True, rejected=True, requires="vocabulary_kl")
     def rejected_vocabulary_kl(self) -> Tensor:
-        """[B, T'] that of the rejected completion."""
+        """[B, T'] the same for the rejected completion."""
         return self._statistic("rejected", "vocabulary_kl")
 
     def _statistic(self, side: str, name: str) -> Tensor:
         return masked(getattr(self.policy, f"{side}_{name}"), getattr(self.policy, f"{side}_mask"))
 
 
-# What a formula of pairs may name: PairLogprobs as a whole, or what is made of them.
+# The inputs that a formula of pairs may name: PairLogprobs as a whole, or quantities derived from them.
 PAIR_INPUTS: dict[str, Input] = {
     "policy": Input(lambda inputs: inputs.policy, rejected=True),
     "reference": Input(lambda inputs: inputs.reference, reference=True),

@@ -1,4 +1,4 @@
-"""Preference losses of log-probabilities themselves, which need no reference; and the likelihood of the chosen completions.
+"""Preference losses on log-probabilities, which need no reference, and the likelihood of the chosen completions.
 
 Dimensions: B pairs. Notation: c and r are the summed log-probabilities of the chosen and the rejected completion under the
 policy, c̄ and r̄ their means over tokens; σ the logistic function.
@@ -31,11 +31,11 @@ def simpo(
 ) -> Tensor:
     """-(1-ε) log σ(z) - ε log σ(-z), z = β (c̄ - r̄) - γ.
 
-    A logistic loss of the mean log-probability of a token, with a target margin and without a reference.
+    A logistic loss on mean log-probabilities per token, with a target margin and without a reference.
     Paper: Meng et al. 2024, SimPO: simple preference optimization, eq. 6, arXiv:2405.14734.
     Shapes: mean_policy_margin c̄ - r̄ [B] -> [B].
     beta: scales the difference of the mean log-probabilities.
-    gamma: γ, the reward margin that is asked for.
+    gamma: γ, the target reward margin.
     label_smoothing: ε, the share of labels believed to be wrong; 0 is the loss of the paper.
     Convention: gamma is absolute, subtracted from beta times the margin, as in the paper and in TRL; open-instruct, HALOs and
         the authors' scripts take it relative to beta (gamma_beta_ratio).
@@ -62,12 +62,12 @@ def alpha_po(
 ) -> Tensor:
     """-log σ(β (R(c̄) - R(r̄)) - γ), R(x) = (1 - exp(-α x)) / α.
 
-    SimPO with a reward that is a bent function of the mean log-probability of a token.
+    SimPO with a reward that is a nonlinear function of the mean log-probability per token.
     Paper: Gupta et al. 2025, AlphaPO: reward shape matters for LLM alignment, arXiv:2501.03884.
     Shapes: mean_chosen_logprob c̄ [B], mean_rejected_logprob r̄ [B] -> [B].
     beta: scales the difference of the rewards.
-    gamma: γ, the reward margin that is asked for; absolute, as in simpo.
-    alpha: α, how the reward is bent: 0 is simpo, above 0 unlikely completions are punished more.
+    gamma: γ, the target reward margin; absolute, as in simpo.
+    alpha: α, the curvature of the reward: 0 is simpo; above 0, unlikely completions are penalised more.
     Convention: the exponent -α c̄ is clamped to ±20, beyond which the completion gets no gradient; TRL does not clamp it.
     """
     margin = alpha_po_reward(mean_chosen_logprob, alpha=alpha) - alpha_po_reward(mean_rejected_logprob, alpha=alpha)
@@ -78,7 +78,7 @@ def alpha_po(
 def simper(mean_chosen_logprob: Tensor, mean_rejected_logprob: Tensor) -> Tensor:
     """-exp(c̄) + exp(r̄).
 
-    The difference of the inverse perplexities of the two completions; no hyperparameter.
+    The difference of the inverse perplexities of the two completions, without hyperparameters.
     Paper: Xiao et al. 2025, SimPER: a minimalist approach to preference alignment without hyperparameters, arXiv:2502.00883.
     Shapes: mean_chosen_logprob c̄ [B], mean_rejected_logprob r̄ [B] -> [B].
     """
@@ -111,14 +111,14 @@ def cpo(
 ) -> Tensor:
     """-log σ(β (c - r)) + α NLL(chosen).
 
-    DPO with a uniform reference, held back by the likelihood of the chosen completion.
+    DPO with a uniform reference, regularised by the likelihood of the chosen completion.
     Paper: Xu et al. 2024, Contrastive preference optimization (CPO), arXiv:2401.08417.
     Shapes: policy_margin c - r [B], chosen_logprob c [B], chosen_length [B] -> [B].
     beta: scales the difference of the summed log-probabilities.
-    nll_coefficient: α, the share of the likelihood term; 0 leaves it out.
+    nll_coefficient: α, the coefficient of the likelihood term; 0 leaves it out.
     nll_reduction: is the likelihood term a mean or a sum over the tokens of the completion?
-    Convention: TRL averages the likelihood term over all chosen tokens of the batch: that is a mixture of cpo with
-        nll_coefficient 0 and nll (cpo_token_mean), for its weights differ from those of the pairs.
+    Convention: TRL averages the likelihood term over all chosen tokens of the batch; for that use cpo_token_mean, a mixture
+        of cpo with nll_coefficient 0 and nll, as its weights differ from those of the pairs.
     """
     nll = negative_log_likelihood(chosen_logprob, chosen_length, reduction=nll_reduction)
     return -F.logsigmoid(beta * policy_margin) + nll_coefficient * nll
@@ -128,7 +128,7 @@ def log_odds(mean_logprob: Tensor) -> Tensor:
     """log(p̄ / (1 - p̄)) of the mean probability p̄ = exp(mean_logprob), which is kept a rounding step below 1. [B] -> [B]."""
     mean_logprob = mean_logprob.clamp(max=-torch.finfo(mean_logprob.dtype).eps)
     likely = mean_logprob > -math.log(2)
-    # log(1 - p) by expm1 where p is large and by log1p where it is small; each branch gets an input at which it is finite.
+    # log(1 - p) by expm1 for large p and by log1p for small p; each branch gets an input at which it is finite.
     by_expm1 = torch.log(-torch.expm1(torch.where(likely, mean_logprob, -1.0)))
     by_log1p = torch.log1p(-torch.exp(torch.where(likely, -1.0, mean_logprob)))
     return mean_logprob - torch.where(likely, by_expm1, by_log1p)
@@ -146,9 +146,9 @@ def orpo(
     Supervised fine-tuning on the chosen completion with a penalty on the odds of the rejected one.
     Paper: Hong et al. 2024, ORPO: monolithic preference optimization without reference model, eq. 6 and 7, arXiv:2403.07691.
     Shapes: mean_chosen_logprob c̄ [B], mean_rejected_logprob r̄ [B] -> [B].
-    beta: the share of the odds-ratio term (λ in the paper).
-    Convention: the likelihood term is over the completion alone; TRL and the authors' code take prompt and completion.
-    Convention: it is a mean over the completion's tokens, then over pairs; TRL has the mean over all tokens of the batch.
+    beta: the coefficient of the odds-ratio term (λ in the paper).
+    Convention: the likelihood term covers the completion only; in TRL and the authors' code it covers the prompt too.
+    Convention: it is a mean over the completion's tokens, then over pairs; TRL takes the mean over all tokens of the batch.
     """
     return -mean_chosen_logprob - beta * F.logsigmoid(log_odds(mean_chosen_logprob) - log_odds(mean_rejected_logprob))
 
@@ -165,11 +165,11 @@ def slic(
 ) -> Tensor:
     """max(0, δ - (c - r)) + λ NLL(chosen).
 
-    A hinge on the difference of the log-probabilities, held back by the likelihood of the chosen completion.
+    A hinge on the difference of the log-probabilities, regularised by the likelihood of the chosen completion.
     Paper: Zhao et al. 2023, SLiC-HF: sequence likelihood calibration with human feedback, arXiv:2305.10425.
     Shapes: policy_margin c - r [B], chosen_logprob c [B], chosen_length [B] -> [B].
-    target_margin: δ, the difference of log-probabilities beyond which a pair teaches nothing more.
-    nll_coefficient: λ, the share of the likelihood term; 0 leaves it out.
+    target_margin: δ, the difference of log-probabilities beyond which the hinge has no gradient.
+    nll_coefficient: λ, the coefficient of the likelihood term; 0 leaves it out.
     nll_reduction: is the likelihood term a mean or a sum over the tokens of the completion?
     Convention: hinge is the same idea with log-ratios to a reference.
     """
@@ -188,7 +188,7 @@ def repo(
     A hinge on the difference of mean log-probabilities: SimPO as beta goes to infinity, with one hyperparameter.
     Paper: Wu et al. 2025, RePO: ReLU-based preference optimization, arXiv:2503.07426.
     Shapes: mean_policy_margin c̄ - r̄ [B] -> [B].
-    gamma: γ, the margin of a token's mean log-probability beyond which a pair teaches nothing more.
+    gamma: γ, the margin of mean token log-probabilities beyond which a pair has no gradient.
     """
     return F.relu(gamma - mean_policy_margin)
 
@@ -197,7 +197,7 @@ def repo(
 
 
 def by_chosen_length(completion_mask: Tensor) -> Tensor:
-    """[B] each pair by the length of its chosen completion. completion_mask: bool [B, T] of the chosen ones, or [B, 2, T]."""
+    """[B] weights by the length of the chosen completions. completion_mask: bool [B, T] of the chosen ones, or [B, 2, T]."""
     chosen_mask = completion_mask[:, 0] if completion_mask.ndim == 3 else completion_mask
     lengths = chosen_mask.sum(dim=1, dtype=torch.float64)
     return lengths / lengths.sum().clamp(min=1)
@@ -205,25 +205,25 @@ def by_chosen_length(completion_mask: Tensor) -> Tensor:
 
 @preference_loss(weights=by_chosen_length)
 def nll(mean_chosen_logprob: Tensor) -> Tensor:
-    """-c / n_c, each completion by its length.
+    """-c / n_c, each completion weighted by its length.
 
     Negative log-likelihood of the chosen completions, a mean over all their tokens.
     Paper: Radford et al. 2018, Improving language understanding by generative pre-training, section 3.2.
     Shapes: mean_chosen_logprob c / n_c [B] -> [B].
-    Convention: every token of the batch weighs the same, as in TRL; nll_sequence_mean weighs every completion the same.
+    Convention: every token of the batch has the same weight, as in TRL; in nll_sequence_mean every completion has.
     """
     return -mean_chosen_logprob
 
 
 @preference_loss(weights=by_chosen_length)
 def dft(chosen_token_logprobs: Tensor, chosen_length: Tensor) -> Tensor:
-    """Σ_t -sg(π_t) log π_t / n_c, each completion by its length.
+    """Σ_t -sg(π_t) log π_t / n_c, each completion weighted by its length.
 
-    Dynamic fine-tuning: the likelihood of the chosen completions, each token weighed by its own probability.
+    Dynamic fine-tuning: the likelihood of the chosen completions, each token weighted by its own probability.
     Paper: Wu et al. 2025, On the generalization of SFT: a reinforcement learning perspective with reward rectification (DFT),
         arXiv:2508.05629.
     Shapes: chosen_token_logprobs log π [B, T], chosen_length n_c [B] -> [B].
-    Convention: every token of the batch counts the same, as in nll; its value is not an objective; only its gradient counts.
+    Convention: every token of the batch has the same weight, as in nll; its value is not an objective, only its gradient matters.
     """
     weighed = stop_gradient(chosen_token_logprobs.exp()) * chosen_token_logprobs
     return -weighed.sum(dim=1) / chosen_length.clamp(min=1)
@@ -236,7 +236,7 @@ def nll_sequence_mean(mean_chosen_logprob: Tensor) -> Tensor:
     Negative log-likelihood of the chosen completions: the mean over the tokens of each, then over completions.
     Paper: Radford et al. 2018, Improving language understanding by generative pre-training, section 3.2.
     Shapes: mean_chosen_logprob c / n_c [B] -> [B].
-    Convention: every completion weighs the same, as in the likelihood term of RPO and MPO; nll weighs every token the same.
+    Convention: every completion has the same weight, as in the likelihood term of RPO and MPO; in nll every token has.
     """
     return -mean_chosen_logprob
 
@@ -248,6 +248,6 @@ def nll_sequence_sum(chosen_logprob: Tensor) -> Tensor:
     Negative log-likelihood of the chosen completions: the sum over the tokens of each, then the mean over completions.
     Paper: Radford et al. 2018, Improving language understanding by generative pre-training, section 3.2.
     Shapes: chosen_logprob c [B] -> [B].
-    Convention: a completion weighs by its length, as in NeMo's sft term without sft_average_log_probs.
+    Convention: completions are weighted by their length, as in NeMo's sft term without sft_average_log_probs.
     """
     return -chosen_logprob

@@ -1,4 +1,4 @@
-"""Preference losses for pairs with scores: how much better the chosen completion is, not only that it is.
+"""Preference losses for pairs with scores, which say how much better the chosen completion is.
 
 Dimensions: B pairs. Notation: margin Δ, the log-ratio of the chosen completion to the reference minus that of the rejected one;
 s_c and s_r the scores of the two; σ the logistic function.
@@ -32,7 +32,7 @@ def odpo(
 ) -> Tensor:
     """-log σ(β Δ - α log(s_c - s_r)).
 
-    DPO that asks for a larger margin where the scores of the pair lie further apart.
+    DPO that requires a larger margin for pairs whose scores are further apart.
     Paper: Amini et al. 2024, Direct preference optimization with an offset (ODPO), arXiv:2402.10571.
     Shapes: margin Δ [B], score_gap s_c - s_r [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
@@ -46,11 +46,11 @@ def odpo(
 def rpo_squared(margin: Tensor, score_gap: Tensor, *, beta: Beta = 0.1, score_scale: ScoreScale = 1.0) -> Tensor:
     """(β Δ - η (s_c - s_r))².
 
-    The implicit reward difference is regressed to that of the scores.
+    Regresses the difference of implicit rewards to the difference of scores.
     Paper: Nvidia 2024, Nemotron-4 340B, reward-aware preference optimization (RPO), arXiv:2406.11704.
     Shapes: margin Δ [B], score_gap s_c - s_r [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    score_scale: η, what a difference of one score is worth.
+    score_scale: η, the reward difference that corresponds to a score difference of 1.
     Convention: NeMo-Aligner's rpo_sq; iterative RPO (arXiv:2404.19733) is another loss, dpo_nll.
     """
     return (beta * margin - score_scale * score_gap) ** 2
@@ -67,7 +67,7 @@ def rebel(
 ) -> Tensor:
     """(Δ / η - (s_c - s_r))².
 
-    Relative rewards by regression: the difference of log-ratios is fitted to that of the scores.
+    Regresses the difference of log-ratios to the difference of scores.
     Paper: Gao et al. 2024, REBEL: reinforcement learning via regressing relative rewards, eq. 1, arXiv:2404.16767.
     Shapes: margin Δ [B], score_gap s_c - s_r [B] -> [B].
     step_size: η, how far one fit may move the policy.
@@ -78,20 +78,20 @@ def rebel(
 
 
 def bernoulli_kl(first: Tensor, second: Tensor) -> Tensor:
-    """KL(σ(first) || σ(second)) of two coins, from their logits. [B], [B] -> [B]."""
+    """KL(σ(first) || σ(second)) of two Bernoulli distributions, from their logits. [B], [B] -> [B]."""
     heads = torch.sigmoid(first) * (F.logsigmoid(first) - F.logsigmoid(second))
     return heads + torch.sigmoid(-first) * (F.logsigmoid(-first) - F.logsigmoid(-second))
 
 
 @preference_loss
 def rpo_backward_kl(margin: Tensor, score_gap: Tensor, *, beta: Beta = 0.1, score_scale: ScoreScale = 1.0) -> Tensor:
-    """KL(σ(η (s_c - s_r)) || σ(β Δ)) of two coins.
+    """KL(σ(η (s_c - s_r)) || σ(β Δ)) of two Bernoulli distributions.
 
-    The preference of the policy is fitted to that of the scores: DPO with soft labels, less a constant.
+    Fits the preference of the policy to that of the scores: DPO with soft labels, minus a constant.
     Paper: Nvidia 2024, Nemotron-4 340B, reward-aware preference optimization (RPO), arXiv:2406.11704.
     Shapes: margin Δ [B], score_gap s_c - s_r [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    score_scale: η, what a difference of one score is worth.
+    score_scale: η, the reward difference that corresponds to a score difference of 1.
     Convention: the name is NeMo-Aligner's (rpo_bwd_kl): the labels are the first argument of the KL.
     """
     return bernoulli_kl(score_scale * score_gap, beta * margin)
@@ -99,13 +99,13 @@ def rpo_backward_kl(margin: Tensor, score_gap: Tensor, *, beta: Beta = 0.1, scor
 
 @preference_loss
 def rpo_forward_kl(margin: Tensor, score_gap: Tensor, *, beta: Beta = 0.1, score_scale: ScoreScale = 1.0) -> Tensor:
-    """KL(σ(β Δ) || σ(η (s_c - s_r))) of two coins.
+    """KL(σ(β Δ) || σ(η (s_c - s_r))) of two Bernoulli distributions.
 
-    The preference of the policy is fitted to that of the scores, by the KL the other way round.
+    Fits the preference of the policy to that of the scores, by the KL in the other direction.
     Paper: Nvidia 2024, Nemotron-4 340B, reward-aware preference optimization (RPO), arXiv:2406.11704.
     Shapes: margin Δ [B], score_gap s_c - s_r [B] -> [B].
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    score_scale: η, what a difference of one score is worth.
+    score_scale: η, the reward difference that corresponds to a score difference of 1.
     Convention: the name is NeMo-Aligner's (rpo_fwd_kl): the model is the first argument of the KL.
     """
     return bernoulli_kl(beta * margin, score_scale * score_gap)
