@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rlx.rollout.sampler import Sampler
     from rlx.task.base import Task
 
-MOST_ROWS = 16_384  # pairs or prompts of one step, and completions of a prompt: more is a slip of the pen that would not end
+MOST_ROWS = 16_384  # pairs or prompts per step, and completions per prompt: a larger number is a typo and would never finish
 
 
 class AlgorithmType(Enum):
@@ -42,10 +42,10 @@ class AlgorithmType(Enum):
 
 
 class Need(Enum):
-    """What an algorithm needs of the task and of the run."""
+    """What an algorithm needs from the task and the run."""
 
     PAIRS = "pairs"
-    DEMONSTRATIONS = "demonstrations"  # which the chosen sides of pairs are too
+    DEMONSTRATIONS = "demonstrations"  # the chosen completions of pairs serve too
     REWARDS = "rewards"
     REFERENCE = "reference"
     VALUES = "values"
@@ -55,7 +55,7 @@ class Need(Enum):
 class Term:
     """One named part of a loss: `coefficient * (weights * values).sum()`.
 
-    values: [B] or [B, T] or any shape, with the gradient; weights: the same shape, without one.
+    values: [B] or [B, T] or any shape, with the gradient; weights: the same shape, detached.
     """
 
     values: Tensor
@@ -71,15 +71,15 @@ class Term:
 
     @property
     def total(self) -> Tensor:
-        """[] this term's part of the loss."""
+        """[] this term's contribution to the loss."""
         return self.coefficient * (self.weights.to(self.values) * self.values).sum()
 
 
 @dataclass(frozen=True, eq=False)
 class LossOutput:
-    """What `compute_loss` returns: the terms whose totals add up to the loss, and figures to log.
+    """What `compute_loss` returns: the terms, whose totals add up to the loss, and metrics to log.
 
-    metrics: name -> (sum, count), both detached [], so that they add over micro-batches; the figure logged is sum / count.
+    metrics: name -> (sum, count), both detached scalars [], so that they add over micro-batches; the logged value is sum / count.
     """
 
     terms: Mapping[str, Term]
@@ -87,7 +87,7 @@ class LossOutput:
 
     @staticmethod
     def of(values: Tensor, weights: Tensor, **metrics: Tensor) -> LossOutput:
-        """One term, and metrics as tensors; the mean over all elements of a tensor is logged."""
+        """A loss of one term, with metrics given as tensors; the mean over all elements of each is logged."""
         return LossOutput({"loss": Term(values, weights)}, {name: mean_of(value) for name, value in metrics.items()})
 
     @property
@@ -106,13 +106,13 @@ def mean_of(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]
 
 
 class Batch(Protocol):
-    """What `draw` returns. All completions of a row share a prompt: a pair, a group.
+    """What `draw` returns. A row is a pair or a group: all its completions share a prompt.
 
     A slice keeps the weights, advantages and old values of its rows, so the terms of slices add up to those of the batch.
     """
 
     @property
-    def metrics(self) -> Mapping[str, float]: ...  # figures of the whole batch, logged unchanged
+    def metrics(self) -> Mapping[str, float]: ...  # metrics of the whole batch, logged unchanged
     @property
     def row_tokens(self) -> list[int]: ...  # tokens of each row, to cut the batch into micro-batches and count its cost
     def __len__(self) -> int: ...
@@ -132,7 +132,7 @@ class Lab:
     state: dict[str, Tensor]
 
     def pairs(self, pairs_per_step: int) -> PairBatch:
-        """This step's preference pairs: every pair once an epoch, in an order that (seed, epoch) decides."""
+        """This step's preference pairs: every pair once per epoch, in an order that depends on (seed, epoch)."""
         from rlx.data.preferences import PairBatch, epoch_rows
 
         pairs = self.policy.pair_tokenizer(self.task.pairs())
@@ -140,7 +140,7 @@ class Lab:
         return PairBatch.of(pairs, rows)
 
     def buffer(self, capacity: int, *, name: str = "buffer") -> ReplayBuffer:
-        """The replay buffer of this run under a name: groups of rollouts of earlier steps, kept in `state`."""
+        """The run's replay buffer of this name: groups of rollouts from earlier steps, kept in `state`."""
         from rlx.rollout.buffer import ReplayBuffer
 
         return ReplayBuffer(self, capacity=capacity, name=name)
@@ -151,7 +151,7 @@ B = TypeVar("B", bound=Batch)
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(Ranged, Generic[B]):
-    """A frozen dataclass of hyperparameters: no model, logger or state in it.
+    """A frozen dataclass of hyperparameters, without a model, logger or state.
 
     updates_per_batch: optimiser updates made from one draw.
     max_grad_norm: the gradient is scaled down to this Euclidean norm; null turns it off.
@@ -165,12 +165,12 @@ class Algorithm(Ranged, Generic[B]):
 
     @property
     def active_needs(self) -> frozenset[Need]:
-        """What these hyperparameters need: `needs`, and what a term that they switch on adds."""
+        """The needs with these hyperparameters: `needs`, and those of optional terms that are switched on."""
         return self.needs
 
     @property
     def reads_pairs(self) -> bool:
-        """Whether it learns from the task's pairs, or from their chosen sides."""
+        """Whether it learns from the task's pairs, or from their chosen completions."""
         return not self.active_needs.isdisjoint((Need.PAIRS, Need.DEMONSTRATIONS))
 
     @property
@@ -180,12 +180,12 @@ class Algorithm(Ranged, Generic[B]):
 
     @property
     def couples_rows(self) -> bool:
-        """Whether the loss combines rows (sorts them, subtracts their mean): then it gets all rows of an update at once."""
+        """Whether the loss couples rows (sorts them, subtracts their mean), and so needs all rows of an update at once."""
         return False
 
     @property
     def moving_reference(self) -> MovingReference | None:
-        """How the reference follows the policy, if the loss has it do so (loss=tr_dpo); None if the reference is fixed."""
+        """How the reference follows the policy, if the loss moves it (loss=tr_dpo); None if the reference is fixed."""
         loss = getattr(self, "loss", None)
         return cast("MovingReference | None", loss.moving_reference) if isinstance(loss, PreferenceLoss) else None
 
@@ -194,7 +194,7 @@ class Algorithm(Ranged, Generic[B]):
         raise ConfigError(f"{type(self).__name__} does not say what to learn from: define draw(self, lab)")
 
     def renewed(self, lab: Lab, batch: B) -> B:
-        """The batch when its updates begin, where older weights drew it (rollout.ahead). lab: with the policy as it is now."""
+        """The batch updated for its optimiser updates if older weights drew it (rollout.ahead). lab: has the current policy."""
         return batch
 
     def updates(self, batch: B, rng: Stream) -> Iterator[B]:
@@ -207,17 +207,17 @@ class Algorithm(Ranged, Generic[B]):
         raise ConfigError(f"{type(self).__name__} has no loss: define compute_loss(self, policy, reference, batch)")
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
-        """One optimiser update; `gradients()` accumulates over micro-batches. Returns figures to log."""
+        """One optimiser update; `gradients()` accumulates over micro-batches. Returns metrics to log."""
         return optimizer.step(gradients()["loss"], self.clipping)
 
     def validate(self, lab: Lab) -> dict[str, float]:
-        """Additional evaluation figures by name; the task defines the score."""
+        """Additional evaluation metrics by name; the task defines the score."""
         return {}
 
 
-# Checks of an algorithm before a model is loaded, and of what its methods return.
+# Checks of an algorithm before a model is loaded, and of its methods' return values.
 
-# method -> the arguments that the loop gives it
+# method -> the arguments that the loop passes
 CALLED_WITH = {
     "draw": ("lab",),
     "renewed": ("lab", "batch"),
@@ -261,7 +261,7 @@ def require_complete(algorithm: Algorithm[Any]) -> None:
 
 
 def require_batch(batch: Any, *, by: Algorithm[Any]) -> None:
-    """Raise TrainingError if what draw or updates returned is not a batch."""
+    """Raise TrainingError if draw or updates did not return a batch."""
     lacking = [name for name in OF_BATCH if not hasattr(batch, name)]
     if lacking:
         raise TrainingError(
@@ -271,7 +271,7 @@ def require_batch(batch: Any, *, by: Algorithm[Any]) -> None:
 
 
 def require_output(output: Any, *, by: Algorithm[Any]) -> None:
-    """Raise TrainingError if what compute_loss returned is not a LossOutput with a term."""
+    """Raise TrainingError if compute_loss did not return a LossOutput with at least one term."""
     if not isinstance(output, LossOutput):
         raise TrainingError(
             f"compute_loss of {type(by).__name__} gives {_article(output)}, not a LossOutput: "
@@ -282,7 +282,7 @@ def require_output(output: Any, *, by: Algorithm[Any]) -> None:
 
 
 def require_figures(figures: Any, *, by: Algorithm[Any]) -> None:
-    """Raise TrainingError if what update_policy returned is not a mapping of names to numbers."""
+    """Raise TrainingError if update_policy did not return a mapping of names to numbers."""
     said = _article(figures) if not isinstance(figures, Mapping) else ""
     for name, value in figures.items() if not said else ():
         if not isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""How the gradients of several terms become one.
+"""Ways to combine the gradients of several terms into one.
 
 A gradient is a list of tensors in the order of the policy's parameters, None where a term does not depend on one.
 """
@@ -17,11 +17,11 @@ from rlx.optimizer.step import Gradients, total_norm
 
 @dataclass(frozen=True)
 class Combine(ABC):
-    """`combine(gradients) -> gradient`; gradients: term -> its gradient, already times its weight."""
+    """`combine(gradients) -> gradient`; gradients: term -> its gradient, already multiplied by its weight."""
 
     @abstractmethod
     def __call__(self, gradients: Mapping[str, Gradients]) -> Gradients:
-        """One gradient."""
+        """The combined gradient."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Sum(Combine):
 
 @dataclass(frozen=True)
 class PcGrad(Combine):
-    """If two gradients conflict, the component along the other is removed from each; then all are added.
+    """If two gradients conflict, the component along the other is removed from each; then all are summed.
 
-    Yu et al. 2020, Gradient surgery for multi-task learning, arXiv:2001.06782, algorithm 1. The other terms come in the order
-    of their names, which the paper shuffles; with two terms there is only one order.
+    Yu et al. 2020, Gradient surgery for multi-task learning, arXiv:2001.06782, algorithm 1. The other terms are visited in the
+    order of their names, where the paper shuffles them; with two terms there is only one order.
     """
 
     def __call__(self, gradients: Mapping[str, Gradients]) -> Gradients:
@@ -54,7 +54,7 @@ class PcGrad(Combine):
 
 @dataclass(frozen=True)
 class NormalizedSum(Combine):
-    """Each gradient over its norm, times the mean of the norms: all terms have equal influence, whatever their losses' scale."""
+    """Each gradient divided by its norm, times the mean of the norms: equal influence for all terms, whatever their scale."""
 
     def __call__(self, gradients: Mapping[str, Gradients]) -> Gradients:
         norms = {name: total_norm(gradient) for name, gradient in gradients.items()}
@@ -72,7 +72,7 @@ def dot(first: Gradients, second: Gradients) -> Tensor:
 
 
 def cosine(first: Gradients, second: Gradients) -> float:
-    """Cosine of the angle between two gradients; 0 where one of them is 0."""
+    """Cosine of the angle between two gradients; 0 if one of them is 0."""
     lengths = total_norm(first) * total_norm(second)
     return float(dot(first, second) / lengths) if lengths > 0 else 0.0
 

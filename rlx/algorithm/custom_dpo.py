@@ -1,4 +1,4 @@
-"""A preference loss, the likelihood of the chosen completions, and a regulariser, each with its weight."""
+"""A preference loss, the likelihood of the chosen completions, and a regulariser, each with a weight."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _NO_NEGATIVE = "a negative weight would maximise its term; use 0 to leave it out
 class CustomDpo(Algorithm[PairBatch]):
     """w_p · preference loss + w_s · mean negative log-likelihood of chosen + w_r · regulariser.
 
-    The likelihood term is that of Pang et al. 2024 (arXiv:2404.19733, eq. 1): per completion, its mean over tokens; then the mean
-    over pairs. A term of weight 0 is not computed.
+    The likelihood term is that of Pang et al. 2024 (arXiv:2404.19733, eq. 1): the mean over a completion's tokens, then over
+    pairs. A term of weight 0 is not computed.
 
-    loss: any preference loss; its beta is loss.beta. pairs_per_step: pairs of one update.
+    loss: any preference loss; its beta is loss.beta. pairs_per_step: pairs per update.
     preference_loss_weight, sft_loss_weight, regularization_weight: w_p, w_s, w_r.
     regularizer: the penalty on the policy (algorithm/regularizer=squared_log_ratio, entropy, length).
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (Brock et al. 2021, arXiv:2102.06171),

@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CustomGrpo(Algorithm[RolloutBatch]):
-    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) with a choice for each of its parts.
+    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) with exchangeable parts.
 
     loss: any policy-gradient loss; its clip and its KL are loss.clip_low, loss.beta, ...
-    advantage: of completions (group_standardized, group_centered, leave_one_out, ...) or of tokens (gae, reinforce_plus_plus).
+    advantage: per completion (group_standardized, group_centered, leave_one_out, ...) or per token (gae, reinforce_plus_plus).
     value_loss, value_loss_weight: loss of the critic and its weight; the policy has a value head if the weight is above 0 or the
     advantage reads values.
-    prompts_per_step, group_size: prompts of a draw, and completions sampled of each.
-    minibatches: parts that the draw is cut into, one optimiser update each, in every one of its updates_per_batch passes.
-    resample_attempts: how often groups whose rewards are all equal are replaced by groups of other prompts (dynamic sampling,
+    prompts_per_step, group_size: prompts per draw, and completions sampled per prompt.
+    minibatches: number of parts that the draw is split into; each of the updates_per_batch passes makes one update per part.
+    resample_attempts: how often to replace groups whose rewards are all equal by groups of other prompts (dynamic sampling,
     DAPO, arXiv:2503.14476).
-    filter_truncated: completions that were cut off at max_new_tokens are left out of the loss (overlong filtering).
-    kl_in_reward: β of a KL to the reference that is subtracted from the reward; 0 leaves it out.
+    filter_truncated: leave completions that were cut off at max_new_tokens out of the loss (overlong filtering).
+    kl_in_reward: β of the KL to the reference that is subtracted from the reward; 0 leaves it out.
     kl_in_reward_estimator: k1, whose policy gradient is that of the KL, or k2 or k3, which have less variance but the policy
     gradient of another quantity (see `rewards_with_kl`). The exact KL does not depend on the sampled token and is not a choice.
-    gradient_scale: the gradient is multiplied by it before it is clipped.
+    gradient_scale: factor of the gradient before clipping.
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (arXiv:2102.06171), or null.
-    reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not
+    reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions with a reward above it; null: not
     measured.
     """
 
@@ -126,14 +126,14 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return replace(batch, metrics={**batch.metrics, **figures})
 
     def renewed(self, lab: Lab, batch: RolloutBatch) -> RolloutBatch:
-        """Proximal log-probabilities are those of the policy before its updates, whichever weights made the draw."""
+        """The batch with proximal log-probabilities of the policy before its updates, whichever weights made the draw."""
         if "proximal_logprobs" not in self.loss.requires:
             return batch
         found = lab.policy.token_statistics(batch.sequences, temperature=batch.temperature)
         return batch.with_values(proximal_logprobs=found.token_logprobs)
 
     def _weighed(self, batch: RolloutBatch) -> RolloutBatch:
-        """The batch with the weights of each term, computed over the rows that one update sees."""
+        """The batch with the weights of each term, computed over the rows of one update."""
         return batch.with_values(
             weights=self.loss.weights(batch.loss_mask), value_weights=self.value_loss.weights(batch.loss_mask)
         )
@@ -151,7 +151,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
     def _rewards(self, batch: RolloutBatch) -> Tensor:
-        """[P, G] the rewards, less the KL if kl_in_reward is above 0."""
+        """[P, G] the rewards, minus the KL if kl_in_reward is above 0."""
         if self.kl_in_reward == 0:
             return batch.rewards
         assert batch.reference_logprobs is not None
@@ -159,7 +159,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return rewards_with_kl(*tensors, beta=self.kl_in_reward, estimator=self.kl_in_reward_estimator)
 
     def _advantages(self, lab: Lab, batch: RolloutBatch, rewards: Tensor) -> dict[str, Tensor]:
-        """Advantages [P, G] or [P, G, T], and returns [P, G, T] where there is a critic."""
+        """Advantages [P, G] or [P, G, T], and returns [P, G, T] if there is a critic."""
         if isinstance(self.advantage, TokenAdvantage) or self.reads_values:
             at_tokens = token_rewards(batch, kl_in_reward=self.kl_in_reward, estimator=self.kl_in_reward_estimator)
         found: dict[str, Tensor] = {}
@@ -190,9 +190,9 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return {**found, "advantages": self.advantage(rewards, **inputs)}
 
     def _turn_advantages(self, batch: RolloutBatch) -> Tensor:
-        """[P, G, T] the advantage of each turn: that of the rewards to come from it on, among the same turns of its group.
+        """[P, G, T] the advantage of each turn, from the rewards of this and later turns, relative to the same turn in its group.
 
-        A conversation that ended before a turn has nothing to come there. At the first turn it is the advantage of the sum.
+        A conversation that ended before a turn has no later rewards. At the first turn it is the advantage of the total reward.
         """
         if self.advantage.requires:
             raise ConfigError(
@@ -209,7 +209,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return found
 
     def updates(self, batch: RolloutBatch, rng: Stream) -> Iterator[RolloutBatch]:
-        """In each pass the whole draw, or its minibatches in a random order; the weights of a minibatch are its own."""
+        """In each pass the whole draw, or its minibatches in random order; weights are computed per minibatch."""
         for number in range(self.updates_per_batch):
             if self.minibatches == 1:
                 yield batch
@@ -252,18 +252,18 @@ class CustomGrpo(Algorithm[RolloutBatch]):
 
 
 def threshold_accuracy(lab: Lab, threshold: float, *, num_prompts: int = 512) -> float:
-    """Share of held-out prompts whose greedy completion is rewarded above the threshold."""
+    """Share of held-out prompts whose greedy completion has a reward above the threshold."""
     prompts = lab.task.held_out_prompts()[:num_prompts]
     return float((greedy_rewards(lab, prompts) > threshold).double().mean())
 
 
-# The targets of a critic: rewards at tokens, and returns.
+# The targets of a critic: token rewards and returns.
 
 
 def token_rewards(batch: RolloutBatch, *, kl_in_reward: float, estimator: str) -> Tensor:
-    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the estimate of the KL at every token.
+    """[P, G, T] the reward at a completion's last token, minus kl_in_reward times the KL estimate at every token.
 
-    Where the batch says at which tokens its rewards were earned, they are there.
+    If the batch says at which tokens its rewards were earned, they are placed there.
     """
     reference = batch.sampling_logprobs if batch.reference_logprobs is None else batch.reference_logprobs.cpu()
     at_end = batch.rewards if batch.token_rewards is None else torch.zeros_like(batch.rewards)
@@ -273,7 +273,7 @@ def token_rewards(batch: RolloutBatch, *, kl_in_reward: float, estimator: str) -
 
 
 def returns_of(advantage: Advantage | TokenAdvantage, rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """[P, G, T] what the values are regressed to: GAE's own returns, or without it the sum of the rewards to come."""
+    """[P, G, T] regression targets of the values: GAE's returns, or without GAE the sum of future rewards."""
     if isinstance(advantage, Gae):
         return advantage.returns(rewards, mask, values)
     return discounted_returns(rewards, mask, gamma=1.0)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def pair_metrics(loss: PreferenceLoss, policy: PairLogprobs, reference: PairLogprobs | None) -> dict[str, tuple[Tensor, Tensor]]:
-    """The figures that every preference algorithm logs: name -> (sum, count) over pairs.
+    """The metrics that every preference algorithm logs: name -> (sum, count) over pairs.
 
     rewards_chosen, rewards_rejected (the loss's implicit rewards: beta times the log-ratio), margin (their difference), accuracy
-    (share of margins above 0; one within rounding error is a tie and counts half), and logprobs_chosen, logprobs_rejected: sums
-    over the completion in nats.
+    (share of margins above 0; a margin within rounding error is a tie and counts half), and logprobs_chosen,
+    logprobs_rejected: sums over the completion in nats.
     """
     chosen, rejected = loss.implicit_rewards(policy, reference)
     margin = chosen - rejected
@@ -62,9 +62,9 @@ class _PairLoss(Algorithm[PairBatch]):
 
 @dataclass(frozen=True, kw_only=True)
 class Dpo(_PairLoss):
-    """Learns from preference pairs alone: Rafailov et al. 2023 (arXiv:2305.18290) with loss=dpo.
+    """Learns from preference pairs only: Rafailov et al. 2023 (arXiv:2305.18290) with loss=dpo.
 
-    loss: any preference loss. pairs_per_step: pairs of one update.
+    loss: any preference loss. pairs_per_step: pairs per update.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS, Need.REFERENCE})
@@ -78,13 +78,13 @@ class Dpo(_PairLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineDpo(_PairLoss):
-    """Any preference loss on pairs of sampled completions: the best of a group is chosen, its worst rejected.
+    """Any preference loss on pairs of sampled completions: the best of a group is chosen, the worst rejected.
 
-    Guo et al. 2024 (arXiv:2402.04792), with a reward in place of the judge. A group whose rewards are all equal gives no pair;
+    Guo et al. 2024 (arXiv:2402.04792), with a reward instead of a judge. A group whose rewards are all equal gives no pair;
     the loss is the mean over the other groups.
 
-    loss: any preference loss. prompts_per_step, group_size: prompts of a draw, and completions sampled of each.
-    resample_attempts: how often groups whose rewards are all equal are replaced by groups of other prompts.
+    loss: any preference loss. prompts_per_step, group_size: prompts per draw, and completions sampled per prompt.
+    resample_attempts: how often to replace groups whose rewards are all equal by groups of other prompts.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})

@@ -52,12 +52,12 @@ class MixtureBatch:
 
     @property
     def row_tokens(self) -> list[int]:
-        """The number of tokens of each row."""
+        """The number of tokens in each row."""
         return [tokens for part in self.parts.values() for tokens in part.row_tokens]
 
     @property
     def tokens_sampled(self) -> int:
-        """Tokens that the draw sampled."""
+        """The number of tokens sampled for the draw."""
         return sum(getattr(part, "tokens_sampled", 0) for part in self.parts.values())
 
     def part_of(self, term: str) -> Any:
@@ -69,7 +69,7 @@ class MixtureBatch:
 class MixtureTerm(Ranged):
     """An algorithm with its weight.
 
-    final_weight: the weight after the mixture's schedule_steps, approached linearly; null: the weight is constant.
+    final_weight: the weight after the mixture's schedule_steps, approached linearly; null: constant weight.
     """
 
     algorithm: Algorithm[Any]
@@ -93,9 +93,9 @@ class Mixture(Algorithm[MixtureBatch]):
     """The weighted sum of other algorithms' losses.
 
     A term draws from the random streams that its algorithm would have alone; a term of weight 0 is not drawn. Each term's
-    gradient is clipped as its algorithm defines and multiplied by its weight; `combine` makes one gradient of them, which is
-    clipped by the mixture's own max_grad_norm. So a mixture of a single term of weight 1 equals that algorithm to the last bit.
-    An update contains the terms that have not made all of their updates_per_batch.
+    gradient is clipped as its algorithm defines and multiplied by its weight; `combine` combines them into one gradient, which
+    is clipped by the mixture's max_grad_norm. So a mixture of a single term of weight 1 equals that algorithm to the last bit.
+    An update contains the terms that have not yet made all of their updates_per_batch.
 
     terms: name -> MixtureTerm. combine: algorithm/combine=sum, pcgrad, normalized_sum.
     schedule_steps: steps over which weights go from weight to final_weight; null: weights are constant.
@@ -130,7 +130,7 @@ class Mixture(Algorithm[MixtureBatch]):
 
     @property
     def moving_reference(self) -> MovingReference | None:
-        """That of the terms, which share one reference."""
+        """How the reference of the terms, which share one, follows the policy."""
         active = [term.algorithm for term in self.terms.values() if term.is_drawn]
         return next((algorithm.moving_reference for algorithm in active if algorithm.moving_reference is not None), None)
 
@@ -221,7 +221,7 @@ class Hybrid(Mixture):
     final_dpo_weight, final_grpo_weight: the weights after schedule_steps, approached linearly; null: constant.
     """
 
-    terms: Mapping[str, MixtureTerm] = field(init=False, repr=False)  # made of the fields below
+    terms: Mapping[str, MixtureTerm] = field(init=False, repr=False)  # created from the fields below
     dpo: Algorithm[Any]
     grpo: Algorithm[Any]
     dpo_weight: float = within(at_least=0, advice=_NO_NEGATIVE)

@@ -31,12 +31,12 @@ class Regularizer(Ranged, ABC):
 
     @abstractmethod
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
-        """[B] one value a pair."""
+        """One value per pair [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizerFormula(Regularizer):
-    """A regulariser that is one function; `regularizer` makes its subclasses."""
+    """A regulariser defined by one function; `regularizer` creates its subclasses."""
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
         policy.require(self.requires, by=f"regularizer {type(self).__name__}")
@@ -46,9 +46,9 @@ class RegularizerFormula(Regularizer):
 
 @with_options
 def regularizer(function: Callable[..., Tensor]) -> type[Regularizer]:
-    """The class of a regulariser out of its formula, which reads what a preference loss can (see rlx.loss) and returns [B].
+    """Make a class of regularisers from its formula, which reads the inputs of a preference loss (see rlx.loss) and returns [B].
 
-    Raises ConfigError if a parameter has a name that no input has.
+    Raises ConfigError if a parameter's name is not the name of an input.
     """
     read = [PAIR_INPUTS[name] for name in reads_of(function, PAIR_INPUTS) if name in PAIR_INPUTS]
     requires = frozenset(item.requires for item in read if item.requires is not None)
@@ -77,9 +77,9 @@ def entropy(policy: PairLogprobs, chosen_entropy: Tensor, rejected_entropy: Tens
 
 @regularizer
 def length(policy_margin: Tensor, chosen_length: Tensor, rejected_length: Tensor) -> Tensor:
-    """σ(c - r) n_c + σ(r - c) n_r: the number of tokens to expect if the policy had to choose between the two completions.
+    """σ(c - r) n_c + σ(r - c) n_r: the expected number of tokens if the policy had to choose between the two completions.
 
-    It pushes against winning by length, and is bounded by the two lengths.
+    It discourages winning by length, and is bounded by the two lengths.
     """
     prefers_chosen = torch.sigmoid(policy_margin)
     return prefers_chosen * chosen_length + (1 - prefers_chosen) * rejected_length

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Sft(Algorithm[PairBatch]):
     """Mean negative log-likelihood over all learned tokens of the batch's demonstrations: the chosen completions of pairs.
 
-    pairs_per_step: demonstrations of one step; of pairs it reads the chosen completions.
+    pairs_per_step: demonstrations per step.
     """
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED

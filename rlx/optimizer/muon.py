@@ -1,4 +1,4 @@
-"""Muon for the weight matrices, AdamW for everything else, as one optimiser of torch."""
+"""Muon for the weight matrices and AdamW for everything else, as one torch optimiser."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MATRIX, OTHER = "matrix", "other"
 
 
 class Muon(torch.optim.Optimizer):
-    """The momentum of each weight matrix is made orthogonal before it is a step; other parameters are AdamW's.
+    """Orthogonalises the momentum of each weight matrix before the step; AdamW updates the other parameters.
 
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982, whose scale of the step
     (0.2 sqrt(max(rows, columns)), torch's match_rms_adamw) lets both parts share one learning rate.
 
-    AdamW moves embeddings, the head over the vocabulary, the value head, norms, biases, and any tensor that is not a matrix.
-    lr: learning rate. weight_decay: decoupled, of both parts. momentum, nesterov, ns_steps: of Muon; ns_steps counts its
-    Newton-Schulz iterations. betas, eps: of AdamW.
+    AdamW updates embeddings, the LM head, the value head, norms, biases, and any tensor that is not a matrix.
+    lr: learning rate. weight_decay: decoupled, for both parts. momentum, nesterov, ns_steps: for Muon; ns_steps is the number of
+    Newton-Schulz iterations. betas, eps: for AdamW.
     """
 
     reads_parts: ClassVar[bool] = True
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
         given = [group if isinstance(group, dict) else {"params": [group], "part": MATRIX} for group in params]
         muon: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
         common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
-        # made for their checks and their defaults; they are given the groups and the state of this optimiser in every step
+        # created for their checks and defaults; every step gives them the groups and the state of this optimiser
         nothing = [torch.nn.Parameter(torch.zeros(1, 1))]
         self._muon = torch.optim.Muon(nothing, adjust_lr_fn="match_rms_adamw", **muon, **common)
         self._adamw = torch.optim.AdamW(nothing, betas=(betas[0], betas[1]), eps=eps, **common)
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
 
     @staticmethod
     def _split(group: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-        """The parameters of a group by the optimiser that moves them."""
+        """The parameters of a group, split by the optimiser that updates them."""
         parameters = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         is_matrix = [group.get("part", MATRIX) == MATRIX and parameter.ndim == 2 for parameter in parameters]
         return {
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Make one step of both optimizers."""
+        """Make one step with both optimisers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -12,9 +12,9 @@ from rlx.fields import Ranged, count, within
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Ranged, ABC):
-    """A factor on the learning rate. `needs_horizon`: it depends on num_steps, so that a finished run cannot be extended.
+    """A factor on the learning rate. `needs_horizon`: it depends on num_steps, so a finished run cannot be extended.
 
-    warmup_steps: the factor rises linearly over these first steps, its first value is 1 / (warmup_steps + 1).
+    warmup_steps: the factor rises linearly over these first steps; its first value is 1 / (warmup_steps + 1).
     """
 
     needs_horizon: ClassVar[bool]
@@ -35,7 +35,7 @@ class Schedule(Ranged, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """The learning rate stays as it is after the warm-up."""
+    """A constant learning rate after the warm-up."""
 
     needs_horizon: ClassVar[bool] = False
 
@@ -70,9 +70,9 @@ class Cosine(_Decay):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(_Decay):
-    """1 after the warm-up, then a line down to final_factor over the last steps (Hu et al. 2024, MiniCPM, arXiv:2404.06395).
+    """1 after the warm-up, then a linear decay to final_factor over the last steps (Hu et al. 2024, MiniCPM, arXiv:2404.06395).
 
-    decay_share: the share of the steps after the warm-up in which it falls.
+    decay_share: the share of the steps after the warm-up during which it decays.
     """
 
     decay_share: float = within(above=0, at_most=1)

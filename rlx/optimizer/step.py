@@ -12,22 +12,22 @@ from torch import Tensor
 from rlx.errors import ConfigError, NonFiniteError
 from rlx.optimizer.schedule import Schedule
 
-Gradients = list[Tensor | None]  # one a trainable parameter, in the order of Optimizer.parameters
+Gradients = list[Tensor | None]  # one per trainable parameter, in the order of Optimizer.parameters
 
 
 class NonFiniteGradientError(NonFiniteError):
     """A gradient that is NaN or infinite, or whose norm is."""
 
 
-# What torch's optimisers keep in the shape of a parameter.
+# State of torch's optimisers that has the shape of its parameter.
 _MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"})
 
 
 @dataclass(frozen=True)
 class Clipping:
-    """What happens to a gradient before a step, in this order.
+    """How a gradient is scaled and clipped before a step, in this order.
 
-    scale: it is multiplied by this. adaptive: largest ratio of a unit's gradient norm to its weight norm, or None (see
+    scale: factor of the gradient. adaptive: largest ratio of a unit's gradient norm to its weight norm, or None (see
     `clip_adaptively`). max_grad_norm: largest Euclidean norm of all gradients together, or None.
     """
 
@@ -36,14 +36,14 @@ class Clipping:
     scale: float = 1.0
 
     def times(self, weight: float) -> Clipping:
-        """The same clipping for a gradient that was multiplied by `weight` before: the limits are multiplied too."""
+        """The same clipping for a gradient already multiplied by `weight`: the limits are multiplied too."""
         norm, adaptive = (None if limit is None else limit * weight for limit in (self.max_grad_norm, self.adaptive))
         return Clipping(max_grad_norm=norm, adaptive=adaptive, scale=self.scale)
 
 
 @dataclass(frozen=True)
 class ClippedGradients:
-    """Gradients after clipping, and their norm before and after."""
+    """Gradients after clipping, and their norm before and after clipping."""
 
     gradients: Gradients
     norm: float
@@ -51,7 +51,7 @@ class ClippedGradients:
 
 
 class GradientSource(Protocol):
-    """What `update_policy` is given: a call accumulates the gradients of one update over its micro-batches."""
+    """The argument of `update_policy`: a call accumulates the gradients of one update over its micro-batches."""
 
     @property
     def batch(self) -> Any:
@@ -64,10 +64,10 @@ class GradientSource(Protocol):
 
 
 class Optimizer:
-    """A torch optimiser with its schedule. `step` is given gradients, so that an algorithm may combine them first.
+    """A torch optimiser with its schedule. `step` takes gradients as an argument, so that an algorithm may combine them first.
 
-    make: gives the torch optimiser of parameters or of groups of them; ConfigError where torch refuses its values.
-    parts: what each parameter is, for `groups`; all are matrices by default.
+    make: creates the torch optimiser from parameters or groups of them; raises ConfigError if torch refuses its values.
+    parts: the part that each parameter belongs to, for `groups`; all are matrices by default.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class Optimizer:
         self.start_step(0)
 
     def start_step(self, step: int) -> None:
-        """Set the learning rate of this step of the run."""
+        """Set the learning rate for this step of the run."""
         factor = self._schedule(step, self._num_steps)
         for group, rate in zip(self.torch_optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
         self.learning_rate = float(self.torch_optimizer.param_groups[0]["lr"])
 
     def clipped(self, gradients: Gradients, clipping: Clipping) -> ClippedGradients:
-        """The gradients scaled, clipped adaptively, then by their norm; the tensors given are not changed.
+        """The gradients scaled, clipped adaptively, then clipped by their norm; the given tensors are not changed.
 
-        Raises NonFiniteGradientError when a gradient is not finite.
+        Raises NonFiniteGradientError if a gradient is not finite.
         """
         scaled = gradients if clipping.scale == 1.0 else [None if g is None else g * clipping.scale for g in gradients]
         norm = total_norm(scaled)
@@ -121,10 +121,10 @@ class Optimizer:
         return ClippedGradients(scaled, norm.item(), after.item())
 
     def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
-        """Clip the gradients and move the parameters.
+        """Clip the gradients and update the parameters.
 
         Returns grad_norm (before clipping), grad_norm_clipped and learning_rate.
-        Raises NonFiniteGradientError when a gradient is not finite; the parameters are then unchanged.
+        Raises NonFiniteGradientError if a gradient is not finite; the parameters are then unchanged.
         """
         clipped = self.clipped(gradients, clipping)
         for parameter, gradient in zip(self.parameters, clipped.gradients, strict=True):
@@ -134,7 +134,7 @@ class Optimizer:
         return {"grad_norm": clipped.norm, "grad_norm_clipped": clipped.norm_after, "learning_rate": self.learning_rate}
 
     def state_dict(self) -> dict[str, Any]:
-        """The torch optimiser's state, tensors and plain values only."""
+        """The torch optimiser's state as tensors and plain values only."""
         return self.torch_optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class Optimizer:
         for place, moments in state["state"].items():
             parameter = in_groups[place]
             for name, value in moments.items():
-                # torch compares no shapes, and its fused kernels would read beyond the end
+                # torch does not compare shapes, and its fused kernels would read out of bounds
                 if name in _MOMENTS and value.shape != parameter.shape:
                     raise ValueError(
                         f"{name} of parameter {place} is {tuple(value.shape)}, and the parameter {tuple(parameter.shape)}"
@@ -159,7 +159,7 @@ def _require_plain_step(make: Callable[[Sequence[torch.nn.Parameter]], torch.opt
         optimizer = make([weight])
         optimizer.param_groups[0]["lr"] = float(optimizer.param_groups[0]["lr"])
         optimizer.step()
-    except Exception as error:  # of whatever kind the class raises
+    except Exception as error:  # any exception type that the class raises
         raise ConfigError(
             f"optimizer={name} cannot take a step of the gradients that it is given ({type(error).__name__}: {error}); "
             "choose another, such as optimizer=adamw"
@@ -170,14 +170,14 @@ def total_norm(gradients: Gradients) -> Tensor:
     """[] Euclidean norm of all gradients together; 0 where there are none."""
     present = [gradient for gradient in gradients if gradient is not None]
     norm = torch.nn.utils.get_total_norm(present, foreach=True) if present else torch.zeros(())
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients that are split over ranks
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # for gradients sharded over ranks
 
 
 def clip_adaptively(parameters: Sequence[Tensor], gradients: Gradients, ratio: float, *, epsilon: float = 1e-3) -> Gradients:
-    """Adaptive gradient clipping: each unit's gradient norm is at most `ratio` times its weight norm.
+    """Adaptive gradient clipping: limit each unit's gradient norm to `ratio` times its weight norm.
 
     A unit is a row of a matrix (all but the first dimension), or a whole vector: Brock et al. 2021, arXiv:2102.06171, eq. 3.
-    epsilon: the least weight norm, so that units that start at zero can change.
+    epsilon: lower bound of the weight norm, so that units that start at zero can change.
     """
     clipped: Gradients = []
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -194,16 +194,16 @@ def clip_adaptively(parameters: Sequence[Tensor], gradients: Gradients, ratio: f
 # Parameter groups: parts of the weights that have a learning rate or a weight decay of their own.
 
 
-# What a parameter is: a weight matrix of a layer, a norm or bias or other vector, the embeddings or the head, the critic.
+# The parts: a layer's weight matrix; a norm, bias or other vector; the embeddings or the LM head; the critic.
 Part = Literal["matrix", "vector", "embedding", "value_head"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroups:
-    """What the parts of the weights have of their own.
+    """Separate settings for parts of the weights.
 
-    decay_norms_and_biases: False spares vectors the optimiser's weight decay. embedding_rate, value_head_rate: factors on the
-    learning rate of the embeddings (and the head over the vocabulary), and of the value head.
+    decay_norms_and_biases: False exempts vectors from the optimiser's weight decay. embedding_rate, value_head_rate: factors on
+    the learning rate of the embeddings (and the LM head), and of the value head.
     """
 
     decay_norms_and_biases: bool = True
@@ -211,10 +211,10 @@ class ParameterGroups:
     value_head_rate: float = 1.0
 
     def of(self, parameters: Sequence[torch.nn.Parameter], parts: Sequence[Part], *, by_part: bool) -> list[dict[str, Any]]:
-        """The groups of torch, those that learn at the full rate first.
+        """Torch parameter groups, those with the full learning rate first.
 
-        A group has params, rate (a factor on the learning rate), part, and weight_decay where it has none. by_part: parameters of
-        different parts are in different groups, whether these differ or not.
+        A group has params, rate (a factor on the learning rate), part, and weight_decay if it is exempt from it. by_part: put
+        parameters of different parts into different groups even if the settings are equal.
         """
         found: dict[tuple[Any, ...], dict[str, Any]] = {}
         rates = {"embedding": self.embedding_rate, "value_head": self.value_head_rate}
@@ -230,10 +230,10 @@ class ParameterGroups:
 
 
 def made_with_groups(make: Any, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The torch optimiser of these groups; a single group without settings of its own is given as a list of parameters.
+    """The torch optimiser for these groups; a single group without separate settings is passed as a list of parameters.
 
     make: the optimiser's class with its values. An optimiser with `reads_parts` is told the part of each group.
-    Raises ConfigError where weight decay is to be spared and the optimiser has none, or where torch refuses the values.
+    Raises ConfigError if weight decay should be exempted but the optimiser has none, or if torch refuses the values.
     """
     tells_parts = reads_parts(make)
     rates = [group["rate"] for group in groups]
@@ -256,5 +256,5 @@ def made_with_groups(make: Any, groups: Sequence[dict[str, Any]]) -> torch.optim
 
 
 def reads_parts(make: Any) -> bool:
-    """Whether an optimiser's class, or what binds its values, is told the part of each group."""
+    """Whether an optimiser's class, or a partial of it, is told the part of each group."""
     return bool(getattr(getattr(make, "func", make), "reads_parts", False))
