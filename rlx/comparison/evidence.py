@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from rlx.comparison.choices import Choices, budget_of, known_direction
-from rlx.comparison.grouping import Grouping, group
+from rlx.comparison.grouping import Grouping, group, task_facts
 from rlx.comparison.refusal import (
     Collected,
     Problem,
@@ -87,12 +88,21 @@ def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
             or f"{len(collected.runs)} runs, none of them matches where={choices.where}"
         )
         raise EvidenceError(f"no run is left to compare: {reasons}")
+    of_tasks = _on_tasks_that_ran(chosen)
+    collected, chosen = replace(collected, elsewhere=len(chosen) - len(of_tasks)), of_tasks
     grouping, repeated = _latest(group(chosen, by=choices.by))
     problems = find_problems(collected, grouping.runs, choices=choices, keys=grouping.keys)
     counted = count_failures(grouping.runs, failed=choices.failed, lower_is_better=choices.is_lower_better)
     tasks, labels, counted = _common_tasks(grouping, counted, allow=choices.allow)
     problems += find_too_few(counted, labels)
     return Evidence(collected, grouping, repeated, counted, tasks, labels, require_allowed(problems, allow=choices.allow))
+
+
+def _on_tasks_that_ran(runs: Sequence[RunScore]) -> list[RunScore]:
+    """The runs without those that failed on a task, by its settings, on which none of them was evaluated; all if none was."""
+    settings = [json.dumps(task_facts(run), sort_keys=True, default=str) for run in runs]
+    ran = {task for task, run in zip(settings, runs, strict=True) if run.evaluated or run.state != "failed"}
+    return [run for task, run in zip(settings, runs, strict=True) if task in ran or not ran]
 
 
 def _latest(grouping: Grouping) -> tuple[Grouping, list[RunScore]]:

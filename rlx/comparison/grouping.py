@@ -164,7 +164,7 @@ def task_labels(runs: Sequence[RunScore]) -> list[str]:
 
     Tasks that have other rewards are told apart by the names of these.
     """
-    facts = [_task_facts(run) for run in runs]
+    facts = [task_facts(run) for run in runs]
     leaves = {}
     for name in dict.fromkeys(run.record.task for run in runs):
         mine = [fact for run, fact in zip(runs, facts, strict=True) if run.record.task == name]
@@ -187,7 +187,7 @@ def task_labels(runs: Sequence[RunScore]) -> list[str]:
     ]
 
 
-def _task_facts(run: RunScore) -> dict[str, Any]:
+def task_facts(run: RunScore) -> dict[str, Any]:
     """What the config says of a run's task: no words of Hydra alone, but the names of its rewards."""
     own = {key: value for key, value in run.config.items() if key.split(".")[0] == "task"}
     own = {key: value for key, value in own.items() if key.rpartition(".")[2] not in ("_partial_", "_convert_", "_recursive_")}

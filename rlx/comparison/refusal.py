@@ -155,10 +155,19 @@ def _tasks(runs: Sequence[RunScore]) -> Iterator[Problem]:
         if absent:
             text = f"{label} was not run on {join_names(absent)}"
             there = next(run for run in runs if run.task == absent[0])
+            if_it_can = "" if _can_learn_on(runs, label, there) else ", if that task gives what it learns from"
             mend = (
-                f"run it there; with allow=[missing] only tasks that all variants ran count: {more_seeds(runs, label, on=there)}"
+                f"run it there{if_it_can}; with allow=[missing] only tasks that all variants ran count: "
+                f"{more_seeds(runs, label, on=there)}"
             )
             yield Problem("missing", text, mend)
+
+
+def _can_learn_on(runs: Sequence[RunScore], label: str, there: RunScore) -> bool:
+    """Whether an algorithm of this variant was evaluated on a task of this class: a task of rewards has no pairs, and so on."""
+    of = {run.record.algorithm for run in runs if run.variant == label}
+    alike = [run for run in runs if run.config.get("task._target_") == there.config.get("task._target_")]
+    return any(run.evaluated and run.record.algorithm in of for run in alike)
 
 
 def _tasks_named(runs: Sequence[RunScore], tasks: Sequence[str]) -> str:
@@ -263,11 +272,15 @@ def _is_budget(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Collected:
-    """All runs that were found. unreadable: path -> reason. skipped: records of other verbs."""
+    """All runs that were found. unreadable: path -> reason. skipped: records of other verbs.
+
+    elsewhere: runs that failed on tasks on which nothing was evaluated, such as a file with another name for its column.
+    """
 
     runs: tuple[RunScore, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
     skipped: int = 0
+    elsewhere: int = 0
 
 
 Where = str | os.PathLike[str] | RunRecord

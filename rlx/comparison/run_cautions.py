@@ -76,6 +76,9 @@ def about_records(
         yield Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)")
     yield from _data(runs)
     yield from _planned(collected)
+    if collected.elsewhere:
+        text = f"runs that failed on a task on which no run was evaluated were left out: {collected.elsewhere}"
+        yield Caution("failed_elsewhere", text)
     if collected.skipped:
         yield Caution("other_records", f"records that are not training runs were left out: {collected.skipped}")
 

@@ -85,7 +85,7 @@ def verify_logs(run: Path, values: dict[str, Any]) -> None:
             continue
         raise DataError(
             f"{file} {wrong} that were logged before the checkpoint of step {values['step']}, so a resumed run would have a "
-            "record with a hole; put the file back, or start the run's command again"
+            f"record with a hole; put the file back, or move {run} away and give its command again"
         )
 
 
@@ -104,7 +104,7 @@ def verify_record(record: RunRecord) -> None:
     if record.seed != record.config.get("seed") or config_hash(record.config, sources) != record.config_hash:
         raise DataError(
             f"{record.directory / 'run.json'} was changed: its config is not the one that config_hash={record.config_hash} was "
-            f"made of; put the file back, or start the run's command again"
+            f"made of; put the file back, or move {record.directory} away and give its command again"
         )
 
 

@@ -49,9 +49,21 @@ def test_only_common_tasks_count_when_some_are_missing(tmp_path):
     for task in ("one", "two"):
         write_sweep(tmp_path / task, {"custom_dpo": LOW, "hybrid": HIGH}, task=task)
     write_sweep(tmp_path / "three", {"custom_dpo": LOW}, task="three")
-    with pytest.raises(EvidenceError, match="hybrid was not run on three"):
+    with pytest.raises(EvidenceError, match=r"(?s)hybrid was not run on three.*run it there, if that task gives what it learns"):
         compare(tmp_path, allow="tasks")
     assert sorted(compare(tmp_path, allow="tasks,missing").tasks) == ["one", "two"]
+
+
+def test_runs_that_failed_on_a_task_on_which_nothing_ran_are_no_other_task(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
+    for seed in (0, 1):  # two tries with a key of the task misspelt
+        failed = write_run(tmp_path / f"typo{seed}", algorithm="hybrid", seed=seed, status="failed", score=None, task__prompt_key="q")
+        (failed / "metrics.jsonl").unlink()
+    comparison = compare(tmp_path)
+    assert (len(comparison.tasks), [variant.failed for variant in comparison.variants]) == (1, [0, 0])
+    assert "left out: 2" in next(caution.text for caution in comparison.cautions if caution.kind == "failed_elsewhere")
+    with pytest.raises(EvidenceError, match="none of its runs has a score"):
+        compare([tmp_path / "typo0", tmp_path / "typo1"])
 
 
 def test_a_metric_that_no_run_has_is_named_with_the_nearest(tmp_path):
