@@ -96,5 +96,5 @@ class PromptFile(ReadsFile, RewardedTask):
     def facts(self) -> Mapping[str, str]:
         counts = f"{len(self.prompts())} to learn from, {len(self.held_out_prompts())} held out, from {self.path}"
         _, lacking = self._read
-        counts += f"; {len(lacking)} rows dropped, such as {lacking[0]}" if lacking else ""
+        counts += f"; {len(lacking)} rows dropped, such as {lacking[0].place}: {lacking[0].lacks}" if lacking else ""
         return {"prompts": counts, "reward": self.reward_facts()}

@@ -265,11 +265,11 @@ def _pyarrow(file: Path) -> Any:
 class AbsentError(DataError):
     """A row lacks a value without which it cannot be learned from: no such column, null, or empty.
 
-    lacks: what, such as "'chosen' is null". purpose: the purpose of the column; empty where no column has one.
+    lacks: what, such as "'chosen' is null". purpose: of the column, or empty. mend: what to do where all rows lack it.
     """
 
-    def __init__(self, place: str, lacks: str, *, purpose: str = "") -> None:
-        super().__init__(f"{place}: {lacks}")
+    def __init__(self, place: str, lacks: str, *, purpose: str = "", mend: str = "") -> None:
+        super().__init__(f"{place}: {lacks}{mend and '; '}{mend}")
         self.place = place
         self.lacks = lacks
         self.purpose = purpose
@@ -284,8 +284,8 @@ def column(row: Mapping[str, Any], name: str, *, place: str, setting: str, mend:
         return row[name]
     near = difflib.get_close_matches(name, list(row), n=1)
     hint = f"did you mean {setting}={near[0]}?" if near else mend or f"set {setting} to the right one"
-    lacks = f"there is no key {name!r} here, only {', '.join(map(repr, row)) or 'none at all'}; {hint}"
-    raise AbsentError(place, lacks, purpose=purpose)
+    lacks = f"there is no key {name!r} here, only {', '.join(map(repr, row)) or 'none at all'}"
+    raise AbsentError(place, lacks, purpose=purpose, mend=hint)
 
 
 def file_hash(file: Path) -> str:

@@ -57,7 +57,9 @@ def test_only_common_tasks_count_when_some_are_missing(tmp_path):
 def test_runs_that_failed_on_a_task_on_which_nothing_ran_are_no_other_task(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
     for seed in (0, 1):  # two tries with a key of the task misspelt
-        failed = write_run(tmp_path / f"typo{seed}", algorithm="hybrid", seed=seed, status="failed", score=None, task__prompt_key="q")
+        failed = write_run(
+            tmp_path / f"typo{seed}", algorithm="hybrid", seed=seed, status="failed", score=None, task__prompt_key="q"
+        )
         (failed / "metrics.jsonl").unlink()
     comparison = compare(tmp_path)
     assert (len(comparison.tasks), [variant.failed for variant in comparison.variants]) == (1, [0, 0])

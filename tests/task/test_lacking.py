@@ -64,10 +64,14 @@ def test_a_prompt_that_no_row_has_is_not_guessed_from_the_rows_that_allow_it(tmp
         loaded(tmp_path, "preference_file", made).pairs()
 
 
-def test_a_run_says_how_many_prompts_were_dropped(tmp_path):
-    task = loaded(tmp_path, "prompt_file", [*rows("prompt_file"), {"prompt": "q", "answer": None}])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [({"prompt": "q", "answer": None}, "'answer' is null"), ({"prompt": "q"}, "there is no key 'answer' here, only 'prompt'")],
+)
+def test_a_run_says_how_many_prompts_were_dropped(tmp_path, row, said):
+    task = loaded(tmp_path, "prompt_file", [*rows("prompt_file"), row])
     assert "; 1 rows dropped, such as " in task.facts()["prompts"]
-    assert task.facts()["prompts"].endswith("a.jsonl:13: 'answer' is null")
+    assert task.facts()["prompts"].endswith(f"a.jsonl:13: {said}")
 
 
 @pytest.mark.parametrize("labels", [(1, 0), (1.0, 0.0), ("1", "0"), ("1.0", "0.0"), ("True", "false")])
