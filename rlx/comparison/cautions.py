@@ -92,12 +92,12 @@ def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore], choices: Choices) -> I
     elif least < FEW:
         unit = "standard deviations of the differences" if choices.paired else "standard deviations"
         large = _detectable(least, is_paired=choices.paired)
-        text = f"{least} seeds find only large differences (of about {large:.1f} {unit}); {FEW} are suggested"
+        text = f"{least} seeds detect only large differences (of about {large:.1f} {unit}); {FEW} are suggested"
         yield Caution("fewer_than_10_seeds", text)
     if max(sizes.values()) >= UNEQUAL * least and not choices.paired:
         text = (
-            f"{least} to {max(sizes.values())} seeds: with skewed scores a t test errs then, so a permutation test over seeds "
-            f"must agree with it"
+            f"unequal numbers of seeds ({least} to {max(sizes.values())}): with skewed scores a t test is unreliable, so a "
+            f"permutation test over seeds must agree with it"
         )
         yield Caution("unequal_seeds", text)
 
@@ -108,12 +108,12 @@ def _detectable(seeds: int, *, is_paired: bool) -> float:
 
 
 def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> Iterator[Caution]:
-    """Variants whose runs agree in every metric, seed by seed: what tells them apart does nothing."""
+    """Variants whose runs agree in every metric, seed by seed: the setting that differs has no effect."""
     alike = [pair for pair in pairs if pair.identical]
     differences = config_differences(grouping) if alike else {}
     for group in merged(alike):
         keys = [key for pair in group for key, values in differences.items() if values.get(pair.a) != values.get(pair.b)]
-        name = join_names(keys) if keys else "what tells them apart"
+        name = join_names(keys) if keys else "the setting that differs"
         labels = join_names([label for pair in group for label in (pair.a, pair.b)])
         text = f"{labels}: identical runs, equal in every metric for every seed; {name} has no effect here"
         yield Caution("identical_variants", text)
@@ -127,7 +127,7 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
     number = next((f"these {pair.num_prompts} prompts" for pair in alone if pair.num_prompts), "these prompts")
     if choices.question == "chance" or choices.prompts == "fixed":
         why = "question=chance" if choices.question == "chance" else "prompts=fixed"
-        text = f"verdicts are about new seeds on {number} alone ({why}): on other prompts of the task they may not hold"
+        text = f"verdicts hold for new seeds on {number} only ({why}): they may not hold on other prompts of the task"
         yield Caution("prompts_fixed", text)
         return
     silent, by_label = [arm.label for arm in arms if arm.tables is None], {arm.label: arm for arm in arms}
@@ -140,7 +140,7 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
         else "the runs answered unequal numbers of prompts"
     )
     text = (
-        f"verdicts are about new seeds on {number} alone, for {why}: two algorithms that are equal on average but differ on "
+        f"verdicts hold for new seeds on {number} only, because {why}: two algorithms that are equal on average but differ on "
         "single prompts are called different too often"
     )
     yield Caution("answers_missing", text)
@@ -152,8 +152,8 @@ def _few_prompts(pairs: Sequence[PairComparison]) -> Iterator[Caution]:
     if fewest >= FEW_PROMPTS:
         return
     text = (
-        f"{fewest} prompts: where one variant alone fails on one prompt of ten, so few prompts call equal algorithms different "
-        f"too often ({FEW_PROMPTS_ERROR} instead of 5 %); {FEW_PROMPTS} or more are suggested (evaluation.num_prompts)"
+        f"{fewest} prompts are few: if one variant alone fails on one prompt in ten, equal algorithms are called different too "
+        f"often ({FEW_PROMPTS_ERROR} instead of 5 %); {FEW_PROMPTS} or more are suggested (evaluation.num_prompts)"
     )
     yield Caution("few_prompts", text)
 
@@ -168,8 +168,8 @@ def _losses(grouping: Grouping, choices: Choices) -> Iterator[Caution]:
     algorithms = list(dict.fromkeys(run.record.algorithm for run in grouping.runs))
     why = f"in {join_names(keys, most=3)}" if len(algorithms) == 1 else f"by their algorithm ({join_names(algorithms, most=4)})"
     text = (
-        f"{choices.metric} is another quantity for each variant, for they differ {why}: "
-        "the lower loss is no better policy; compare eval/score"
+        f"{choices.metric} is a different quantity for each variant, because they differ {why}: "
+        "a lower loss does not mean a better policy; compare eval/score"
     )
     yield Caution("unlike_losses", text)
 
@@ -179,8 +179,8 @@ def _left_out(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Cho
     if choices.baseline is not None or len(pairs) == total:
         return
     text = (
-        f"of {total} pairs only those of the variant with the best mean are compared, adjusted for all of them; "
-        "baseline= compares with another one, where= and by= with fewer"
+        f"of {total} pairs only those with the best variant are compared, with p adjusted for all of them; "
+        "baseline= chooses another variant to compare with, where= and by= leave fewer"
     )
     yield Caution("pairs_left_out", text)
 
@@ -192,7 +192,7 @@ def _units(arms: Sequence[Arm]) -> Iterator[Caution]:
     percents = [label for label, scores in spans.items() if scores.min() >= 0 and np.median(scores) > 1.5 and scores.max() <= 100]
     if not fractions or not percents:
         return
-    text = f"{join_names(percents)} look like percent and {join_names(fractions)} like fractions: bring them to one unit first"
+    text = f"{join_names(percents)} look like percent and {join_names(fractions)} like fractions: convert them to one unit first"
     yield Caution("unequal_units", text)
 
 
@@ -209,7 +209,7 @@ def _unlike(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
     beside = f"unlike {join_names(plain)}" if plain else "each in its own way"
     told = join_names([str(shapes[label]) for label in odd])
     text = (
-        f"the scores of {join_names(odd)} are {told}, {beside}: means of unlike shapes are called different too often "
+        f"the scores of {join_names(odd)} are {told}, {beside}: means of unlike distributions are called different too often "
         f"({UNLIKE_ERROR} instead of 5 % where one side collapses or is skewed); question=chance asks whether a run of one "
         "beats a run of the other"
     )
@@ -225,17 +225,17 @@ def _collapses(variants: Sequence[Variant]) -> Iterator[Caution]:
     seeds = quantity(least, "seed")
     text = (
         f"no run of {join_names([variant.label for variant in unseen])} collapsed, but with {seeds} a collapse of 20 % of runs "
-        f"stays unseen with a chance of {100 * 0.8**least:.0f} %"
+        f"goes unseen with probability {100 * 0.8**least:.0f} %"
     )
     yield Caution("collapse_unseen", text)
 
 
 def _gain(variants: Sequence[Variant]) -> Iterator[Caution]:
-    """Variants that are not shown to be better than doing nothing."""
+    """Variants that are not shown to be better than the untrained policy."""
     without = [v.label for v in variants if v.gain_interval is not None and v.gain_interval.low <= 0 <= v.gain_interval.high]
     if not without:
         return
-    text = f"{join_names(without)}: not shown to differ from doing nothing (the same policy before training)"
+    text = f"{join_names(without)}: not shown to differ from the untrained policy"
     yield Caution("no_gain", text)
 
 
@@ -264,11 +264,11 @@ def _shapes(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
     for shape, labels in named.items():
         few = min(len(scores) for arm in arms if arm.label in labels for scores in arm.scores)
         about = next((cover for seeds, cover in MEAN_COVERAGE["skewed" if shape == "skewed" else "groups"] if few <= seeds), "")
-        cover = f"a 95 % interval of the mean may cover no more than {about} then"
-        reason = cover if about else "the mean may not be what matters then"
+        cover = f"a 95 % interval of the mean may then cover only {about}"
+        reason = cover if about else "the mean may not be what matters"
         text = (
-            f"scores do not look normal ({shape}) for {join_names(labels)}: {reason}; look at the single runs, and compare "
-            f"the IQM too"
+            f"the scores of {join_names(labels)} do not look normal ({shape}): {reason}; look at the individual runs, and "
+            f"compare the IQM too"
         )
         yield Caution("not_normal", text)
 
@@ -276,14 +276,12 @@ def _shapes(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
 def _grouping(grouping: Grouping) -> Iterator[Caution]:
     if grouping.mixed:
         keys = join_names(list(dict.fromkeys(key for keys in grouping.mixed.values() for key in keys)))
-        text = (
-            f"variants hold runs that differ in {keys}: runs of one seed were averaged, so a verdict is about the average setting"
-        )
+        text = f"variants contain runs that differ in {keys}: runs of one seed were averaged, so a verdict is about their average"
         yield Caution("mixed_variants", text)
     if grouping.beyond:
         text = (
-            f"the algorithms also differ in {join_names(grouping.beyond)}: nobody can tell whether the algorithm or that "
-            f"made the difference"
+            f"the algorithms also differ in {join_names(grouping.beyond)}: that may have made the difference, and not the "
+            f"algorithm"
         )
         yield Caution("confounded", text)
 
@@ -299,13 +297,13 @@ def _selection(grouping: Grouping, variants: Sequence[Variant]) -> Iterator[Caut
             return
         command = more_seeds(grouping.runs, best.label, first=max(best.seeds, default=0) + 1)
         text = (
-            f"the best of {len(variants)} variants was picked on the seeds that it is judged by, which flatters it; "
+            f"the best of {len(variants)} variants was selected on the seeds that it is judged by, so its score is biased up; "
             f"confirm it on fresh seeds: {command}"
         )
         yield Caution("selected_on_same_seeds", text)
     elif grouping.mixed:
         text = (
-            "several settings stand behind a variant: these runs say how good they are on average; for the best one compare "
+            "a variant contains several settings: these runs show how good they are on average; to find the best one, compare "
             "without by=, and confirm it on fresh seeds"
         )
         yield Caution("selected_on_same_seeds", text)
@@ -328,12 +326,12 @@ def _pairing(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
     shared = set.intersection(*(set(arm.seeds[0]) for arm in arms))
     lost = sum(len(set(arm.seeds[0]) - shared) for arm in arms)
     text = (
-        "runs of one seed are compared as pairs, because paired=true was declared; that holds only if the seed "
-        "drives both in the same way"
+        "runs of one seed are compared as pairs, because paired=true was declared; that is valid only if the seed "
+        "affects both in the same way"
     )
     yield Caution("paired", text)
     if lost:
-        text = f"runs without a partner of their seed in every other variant, left out of some pairs: {lost}"
+        text = f"runs that lack a partner with their seed in some other variant, and are left out of those pairs: {lost}"
         yield Caution("unpaired_seeds", text)
 
 
@@ -354,13 +352,13 @@ def _pairing_possible(pairs: Sequence[PairComparison]) -> Iterator[Caution]:
 def _declared(choices: Choices, runs: Sequence[RunScore]) -> Iterator[Caution]:
     if choices.at is not None:
         text = (
-            f"scores are those of the last evaluation within {choices.at}{_spent_within(runs, choices.at)}: evaluate more often "
+            f"scores come from the last evaluation within {choices.at}{_spent_within(runs, choices.at)}: evaluate more often "
             "for a closer budget"
         )
         yield Caution("at_budget", text)
     if choices.score == "best":
         text = (
-            "the score is the best of all evaluations (score=best): a maximum of noise is higher than what a new "
+            "the score is the best of all evaluations (score=best): the maximum of noisy evaluations is higher than what a new "
             "evaluation would give"
         )
         yield Caution("best_score", text)

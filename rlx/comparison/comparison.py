@@ -53,7 +53,7 @@ MOST_PAIRS = 1_000  # beyond it, only the pairs of the variant with the best mea
 class Comparison:
     """All that a comparison found. variants are ranked, best first; a pair's difference is a - b.
 
-    untrained: the row of doing nothing, all runs at step 0; null where they were not evaluated there.
+    untrained: the row of the untrained policy, all runs at step 0; null where they were not evaluated there.
 
     Everything but `runs` and `arms`, which hold the records and arrays, is in `to_dict`.
     """
@@ -156,7 +156,7 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
 
 
 def _variant(arm: Arm, evidence: Evidence, choices: Choices, rng: np.random.Generator) -> Variant:
-    """A variant's row, with its gain over doing nothing and its collapses."""
+    """A variant's row, with its gain over the untrained policy and its collapses."""
     runs, counted = evidence.of(arm.label)
     row = summarise(arm, runs, counted, evidence.tasks, choices, rng)
     if not is_spent(choices.metric):
@@ -167,7 +167,7 @@ def _variant(arm: Arm, evidence: Evidence, choices: Choices, rng: np.random.Gene
 
 
 def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -> Variant | None:
-    """The row of doing nothing: every run's score before training, one a seed."""
+    """The row of the untrained policy: every run's score before training, one a seed."""
     kept = [
         replace(run, variant=UNTRAINED, score=run.start, answers=run.start_answers, imputed=False) for run in evidence.counted
     ]

@@ -61,7 +61,7 @@ def _silent_variants(runs: Sequence[RunScore], metric: str) -> list[str]:
 
 
 def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
-    """Refuses a metric that no run was evaluated by, where they were evaluated by others."""
+    """Refuse a metric that no run was evaluated by, where they were evaluated by others."""
     known = sorted({name for run in runs for name in run.evaluated if name.startswith("eval/") or name == metric})
     if known and metric not in known and all(run.score is None for run in runs):
         raise ConfigError(
@@ -81,7 +81,7 @@ def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> Iterator
             if len(seeds) == 1:
                 where = f" on {task}" if len(per_task) > 1 else ""
                 on_task = [run for run in counted if run.task == task]
-                text = f"{label}{where}: one seed ({seeds.pop()}) says nothing about how scores vary"
+                text = f"{label}{where}: one seed ({seeds.pop()}) does not show how scores vary"
                 yield Problem("single", text, f"run more seeds: {more_seeds(on_task, label)}")
 
 
@@ -131,8 +131,8 @@ def require_allowed(problems: Sequence[Problem], *, allow: Sequence[str]) -> lis
             lines.append(f"  - and {len(same) - len(shown)} more like these")
     kinds = sorted({problem.kind for problem in refused if problem.kind})
     if kinds:
-        lines.append(f"or see them compared all the same, with what is wrong said beside it: 'allow=[{','.join(kinds)}]'")
-    raise EvidenceError("these runs cannot carry a comparison:", *lines)
+        lines.append(f"or compare them anyway, with these problems listed as cautions: 'allow=[{','.join(kinds)}]'")
+    raise EvidenceError("these runs cannot be compared:", *lines)
 
 
 def _unfinished(runs: Sequence[RunScore]) -> Iterator[Problem]:
@@ -254,7 +254,7 @@ def _reached(runs: Sequence[RunScore], at: str | None) -> Iterator[Problem]:
     bare = [run for run in runs if run.state == "completed" and run.step == 0]
     if bare:
         names = join_names([run.variant for run in bare])
-        text = f"{len(bare)} of {len(runs)} runs ({names}) have no evaluation within at={at} but the one before training"
+        text = f"{len(bare)} of {len(runs)} runs ({names}) have no evaluation within at={at} except the one before training"
         yield Problem("budget", text, "evaluate more often (eval_every), or compare at a larger budget")
 
 
@@ -314,7 +314,7 @@ def collect(
     if not found and not unreadable:
         named = ", ".join(os.fspath(place) for place in places if not isinstance(place, RunRecord)) or "nothing"
         raise EvidenceError(
-            f"{named}: no run is there; train some with `rlx -m algorithm=a,b 'seed=range(0,5)'`, or see `rlx runs`"
+            f"{named}: there are no runs; train some with `rlx -m algorithm=a,b 'seed=range(0,5)'`, or see `rlx runs`"
         )
     runs = []
     trained = any(record.verb == "train" for record in found.values())

@@ -37,7 +37,7 @@ def about_failures(runs: Sequence[RunScore], choices: Choices) -> Iterator[Cauti
         worst = "highest" if choices.is_lower_better else "lowest"
         how = f"counted as the {worst} score of any run at any evaluation (failed=worst)"
     else:
-        how = "left out (failed=exclude), which favours whatever fails often"
+        how = "left out (failed=exclude), which favours variants that fail often"
     yield Caution("failed_runs", f"{quantity(len(broken), 'failed or unfinished run')} ({named}): {how}")
 
 
@@ -46,7 +46,7 @@ def about_budgets(grouping: Grouping, choices: Choices) -> Iterator[Caution]:
     keys = declared_budgets(grouping.runs, grouping.keys if choices.by is not None else ())
     if not keys:
         return
-    text = f"the budgets are unequal, as by= declares ({join_names(keys)}): more of it may be the reason for a higher score"
+    text = f"the budgets are unequal, as by= declares ({join_names(keys)}): a larger budget may be the reason for a higher score"
     yield Caution("unequal_budget", text)
 
 
@@ -56,15 +56,15 @@ def about_records(
     """Repeated, cut and early ended runs, code that differs, jobs and records that are not in the comparison."""
     if repeated:
         text = (
-            f"{quantity(len(repeated), 'run')} with the variant, task and seed of a later one: the later one counts, for a "
-            "repeated seed is no further seed"
+            f"{quantity(len(repeated), 'run')} with the variant, task and seed of a later one: only the later one counts: "
+            "repeating a seed adds no evidence"
         )
         yield Caution("repeated_runs", text)
     cut = [run for run in runs if run.state == "completed" and run.notes]
     if cut:
         text = (
-            f"{join_names([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score is that of run.json, "
-            f"the curve is cut"
+            f"{join_names([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score comes from run.json, "
+            f"the curve is incomplete"
         )
         yield Caution("cut_metrics", text)
     early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
@@ -105,7 +105,7 @@ def _planned(collected: Collected) -> Iterator[Caution]:
         jobs = len((read_plan(directory) or {"jobs": ()})["jobs"])
         known = sum(run.record.directory.parent == directory for run in collected.runs)
         if jobs > known + len(collected.unreadable):
-            text = f"{directory.name} planned {jobs} jobs, but {known} of them have a record: the others are not in here"
+            text = f"{directory.name} planned {jobs} jobs, but only {known} of them have a record: the others are missing here"
             yield Caution("missing_jobs", text)
 
 
@@ -127,7 +127,7 @@ def about_prompts(runs: Sequence[RunScore]) -> Iterator[Caution]:
         ]
         text = (
             f"{task}: the runs answered {len(digests)} different sets of held-out prompts ({'; '.join(sides)}"
-            f"{'; ...' if len(digests) > 3 else ''}): a part of the difference may come from the prompts"
+            f"{'; ...' if len(digests) > 3 else ''}): part of the difference may come from the prompts"
         )
         yield Caution("different_prompts", text)
 
@@ -148,7 +148,7 @@ def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> Ite
     shown = join_names([f"{which} of {label}" for label, which in seeds.items()])
     text = (
         f"{shown}: run more than once under different config hashes; the scores of one seed are averaged and count once. "
-        "Leave out the runs that you do not mean, with where="
+        "Exclude the runs that you do not want with where="
     )
     yield Caution("averaged_seeds", text)
 
@@ -167,7 +167,7 @@ def about_environments(runs: Sequence[RunScore]) -> Iterator[Caution]:
             parts.append(f"{name} ({join_names([_mixture(label, side) for label, side in sides.items()], most=4)})")
     if not parts:
         return
-    text = f"the variants did not run on the same {join_names(parts)}: a part of the difference may come from that"
+    text = f"the variants did not run on the same {join_names(parts)}: part of the difference may come from that"
     yield Caution("different_environment", text)
 
 
@@ -223,5 +223,5 @@ def about_tasks(tasks: Sequence[str], arms: Sequence[Arm], pairs: Sequence[PairC
             found.append(f"{pair.a} and {pair.b} on {join_names(against)}")
     if not found:
         return
-    text = f"verdicts are about the mean over {len(tasks)} tasks, and single tasks say the opposite: {join_names(found, most=4)}"
+    text = f"verdicts are about the mean over {len(tasks)} tasks, but single tasks show the opposite: {join_names(found, most=4)}"
     yield Caution("opposite_tasks", text)

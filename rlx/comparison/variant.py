@@ -1,4 +1,4 @@
-"""One variant by itself: its scores over seeds, aggregates with intervals, gain over doing nothing, collapses, and costs."""
+"""One variant by itself: its scores over seeds, aggregates with intervals, gain over no training, collapses, and costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlx.comparison.statistics.difference import paired
 from rlx.comparison.statistics.effect import share_interval
 from rlx.comparison.statistics.interval import Array, Interval, deviation, iqm, iqm_interval, mean, mean_interval, optimality_gap
 
-UNTRAINED = "doing nothing (step 0)"
+UNTRAINED = "untrained (step 0)"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def untrained_arm(arm: Arm, counted: Sequence[RunScore], tasks: Sequence[str]) -
 
 
 def add_gain(variant: Variant, arm: Arm, before: Arm | None, choices: Choices) -> Variant:
-    """The variant with its gain over doing nothing: trained minus untrained, run by run."""
+    """The variant with its gain over the untrained policy: trained minus untrained, run by run."""
     if before is None or arm.n < 2:
         return variant
     level, over = choices.level, choices.prompts == "random" and arm.tables is not None and before.tables is not None

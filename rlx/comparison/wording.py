@@ -57,15 +57,13 @@ def verdict_sentence(pair: PairComparison) -> str:
             f"({_level(pair)} of the difference {span(pair.low, pair.high)}{less}, {sure})."
         )
     if pair.identical:
-        return f"{pair.a} and {pair.b}: identical runs. What tells them apart has no effect here."
+        return f"{pair.a} and {pair.b}: identical runs. The setting that differs has no effect here."
     if pair.verdict == "equivalent":
         real = pair.p_adjusted is not None and pair.p_adjusted < 1 - pair.level
-        less = " There is a difference, but one that was declared not to matter." if real else ""
+        less = " There is a difference, but it is within the margin that was declared not to matter." if real else ""
         return f"{pair.a} and {pair.b} are equivalent: they differ by less than the margin of {score_text(pair.margin)}.{less}"
     if pair.n_a < 2 or pair.n_b < 2:
-        return (
-            f"{pair.a} and {pair.b} differ by {score_text(pair.difference, signed=True)} in one run; nothing follows from that."
-        )
+        return f"{pair.a} and {pair.b} differ by {score_text(pair.difference, signed=True)}, but a single run is not evidence."
     if pair.verdict == "exploratory":
         seen = f"difference {score_text(pair.difference, signed=True)} {span(pair.low, pair.high)}"
         few = f"with {min(pair.n_a, pair.n_b)} seeds this is exploratory"
@@ -110,7 +108,7 @@ def _group_words(group: Sequence[PairComparison]) -> str:
     if len(group) == 1:
         return group[0].words
     if group[0].identical:
-        return f"{names}: identical runs. What tells them apart has no effect here."
+        return f"{names}: identical runs. The setting that differs has no effect here."
     return f"No verdict between {names}: {group[0].reason}."
 
 
@@ -152,7 +150,7 @@ def halving_sentence(pair: PairComparison) -> str:
     needed = None if pair.seeds_needed is None else max(pair.seeds_needed, FEWEST)
     short = ""
     if needed is not None and halving.seeds is not None and needed > halving.seeds:
-        short = f" An interval half as wide would not yet show a difference of this size: that needs about {needed} seeds each."
+        short = f" Half the interval would still not detect a difference of this size: that needs about {needed} seeds each."
     return f"{pair.a} - {pair.b}: {_or(ways)} would halve the interval.{short}{missing}{cheaper}{spread}"
 
 
@@ -170,17 +168,17 @@ def _prospect(pair: PairComparison) -> str:
         return ""
     seeds = str(pair.n_a) if pair.n_a == pair.n_b else f"{pair.n_a} and {pair.n_b}"
     shown = (
-        f"{seeds} seeds could have shown a difference of {score_text(pair.minimum_detectable_difference)} or more (80 % power)"
+        f"{seeds} seeds could have detected a difference of {score_text(pair.minimum_detectable_difference)} or more (80 % power)"
     )
     if pair.seeds_needed is None and pair.prompts_needed is not None:
-        return f"{shown}; one of this size needs about {pair.prompts_needed} prompts: more seeds alone do not show it."
+        return f"{shown}; one of this size needs about {pair.prompts_needed} prompts: more seeds alone do not detect it."
     if pair.seeds_needed is None:
-        few = "far more seeds and prompts than anybody can run" if pair.over_prompts else "far more seeds than anybody can run"
+        few = "far more seeds and prompts than are practical" if pair.over_prompts else "far more seeds than are practical"
         return f"{shown}." if pair.difference == 0 else f"{shown}; one of this size needs {few}."
     if pair.seeds_needed < FEWEST:
-        return f"{shown}; one of this size needs {FEWEST} seeds each, the fewest that carry a verdict."
+        return f"{shown}; one of this size needs {FEWEST} seeds each, the minimum for a verdict."
     most = pair.seeds_needed_at_most
-    doubt = f" (up to {most}: the spread itself is uncertain)" if most is not None and most > pair.seeds_needed else ""
+    doubt = f" (up to {most}: the spread is itself an estimate)" if most is not None and most > pair.seeds_needed else ""
     prompts = f", or {pair.prompts_needed} prompts" if pair.prompts_needed is not None else ""
     return f"{shown}; one of this size needs about {pair.seeds_needed} seeds each{doubt}{prompts}."
 
@@ -211,19 +209,17 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> 
         won = [pair.a if pair.verdict == "better" else pair.b for pair in pairs if pair.verdict in ("better", "worse")]
         winner = next((label for label in dict.fromkeys(won) if won.count(label) == len(variants) - 1), None)
         if winner is not None:
-            return f"{winner} is the best: a run of it beats a run of any other more often than not. {leads} all the same."
-        return (
-            f"{leads}, and yet is worse than {join_names(sides['worse'])}, of which a run beats a run of it more often than not."
-        )
+            return f"{winner} is the best: a run of it beats a run of any other more often than not. Nevertheless, {leads}."
+        return f"{leads}, but is worse than {join_names(sides['worse'])}, whose runs beat its runs more often than not."
     if sides["exploratory"]:
-        return f"{leads}, but with this few seeds nothing is shown yet: everything here is exploratory."
+        return f"{leads}, but there are too few seeds for a verdict: everything here is exploratory."
     parts = []
     if sides["better"]:
         parts.append(f"it is better than {join_names(sides['better'])}")
     if sides["equivalent"]:
         parts.append(f"as good as {join_names(sides['equivalent'])} within the margin")
     if sides["inconclusive"]:
-        parts.append(f"against {join_names(sides['inconclusive'])} nothing is decided")
+        parts.append(f"there is no verdict against {join_names(sides['inconclusive'])}")
     if not sides["better"] and not sides["equivalent"]:
         undecided = (
             "" if len(tied) > 1 else f", but these runs do not show that it is better than {join_names(sides['inconclusive'])}"

@@ -48,7 +48,7 @@ def _signed(value: float | None) -> str:
 
 
 def variant_table(comparison: Comparison) -> Table:
-    """A row a variant, and one of doing nothing (step 0); columns that no variant fills are left out."""
+    """A row a variant, and one of the untrained policy (step 0); columns that no variant fills are left out."""
     columns = [
         _field("rank", "rank", lambda rank: str(rank) if rank else "", 1),
         _words("variant", "label", folds=True),
@@ -64,7 +64,7 @@ def variant_table(comparison: Comparison) -> Table:
         _field("worst", "worst", score_text, 3),
         _field("gap", "optimality_gap", score_text, 3, "optimality gap: mean shortfall from the target"),
         _field("first", "first_probability", _chance_of_first, 1, "chance of having the best true mean"),
-        _field("gain", "gain", _signed, 1, "over doing nothing: the same runs before training (step 0)"),
+        _field("gain", "gain", _signed, 1, "over the same runs before training (step 0)"),
         _interval("gain interval", "gain_interval", 3),
         _field("collapsed", "collapsed", significant, 4, "runs that failed, or ended worse than before training (or collapse=)"),
         _interval("P(collapse)", "collapse_interval", 5, "exact interval of the chance of that"),
@@ -95,7 +95,7 @@ def pair_table(comparison: Comparison) -> Table:
             f"{level(comparison)} interval",
             lambda p: "-" if p.low != p.low else span(p.low, p.high),
             lambda p: p.low,
-            hint="of the difference, for itself",
+            hint="of the difference, not adjusted",
         ),
         Column(
             "verdict",
@@ -116,14 +116,16 @@ def pair_table(comparison: Comparison) -> Table:
             "minimum_detectable_difference",
             score_text,
             3,
-            "smallest difference that these seeds find with 80 % power",
+            "smallest difference that these seeds detect with 80 % power",
         ),
-        _field("seeds needed", "seeds_needed", significant, 3, "each, to find a difference as large as this one with 80 % power"),
+        _field(
+            "seeds needed", "seeds_needed", significant, 3, "each, to detect a difference as large as this one with 80 % power"
+        ),
         _field("prompts needed", "prompts_needed", significant, 4, "with these seeds, for 80 % power"),
         _field("p on these prompts", "p_fixed", probability, 5, "over seeds alone"),
         *_component_columns(),
         _field("seed r", "seed_correlation", score_text, 5, "correlation of the scores of shared seeds"),
-        _field("rank test p", "p_rank", probability, 7, "Mann-Whitney, not adjusted: a second look, no verdict"),
+        _field("rank test p", "p_rank", probability, 7, "Mann-Whitney, not adjusted: for information, not used for the verdict"),
         _words("test", "test", 6),
     ]
     optional = {"rank test p", "prompts needed", "p on these prompts", "seed r", *(c.name for c in _component_columns())}
@@ -146,7 +148,7 @@ def _component_columns() -> list[Column]:
     return [
         column("between seeds", lambda part: max(part.seed), "standard deviation of a run's mean over all prompts"),
         column("between prompts", lambda part: part.interaction, "standard deviation over prompts of the difference a - b"),
-        column("within", lambda part: max(part.residual), "standard deviation of an answer, seed and prompt given"),
+        column("within", lambda part: max(part.residual), "standard deviation of an answer for a given seed and prompt"),
     ]
 
 

@@ -63,7 +63,7 @@ def method_line(comparison: Comparison) -> str:
         return ""
     tests = "; ".join(f"{test} ({reason})" for test, reason in used)
     many = f"{len(comparison.pairs)} comparisons" if len(comparison.pairs) > 1 else "one comparison"
-    return f"Tests: {tests}. Holm's adjustment over {many}; intervals are each for itself."
+    return f"Tests: {tests}. Holm's adjustment over {many}; intervals are not adjusted."
 
 
 def rank_line(comparison: Comparison) -> str:
@@ -96,7 +96,7 @@ def halving_lines(comparison: Comparison) -> list[str]:
 
 
 def gain_line(comparison: Comparison) -> str:
-    """What each variant gains over doing nothing, in a sentence."""
+    """What each variant gains over the untrained policy, in a sentence."""
     row = comparison.untrained
     gains = [
         f"{v.label} {score_text(v.gain, signed=True)} {interval(v.gain_interval)}" for v in comparison.variants if v.gain_interval
@@ -118,7 +118,7 @@ def _why_narrow(variants: Sequence[Variant]) -> str:
         return ""
     if narrow[0].gain_over_prompts:
         return (
-            f" Its interval is narrower than that of a mean, which the scores of {narrow[0].n} runs alone estimate: it is "
+            f" Its interval is narrower than that of the mean, which is estimated from {narrow[0].n} scores alone: it is "
             "estimated from every answer, as the difference on the same prompts before and after training."
         )
     return (
@@ -168,7 +168,7 @@ def print_comparison(
     _print_lines([gain_line(comparison), *halving_lines(comparison)], out)
     _print_lines([method_line(comparison), rank_line(comparison), *search_lines(comparison)], out)
     if comparison.cautions:
-        out.print(Text("read with care", style="bold"))
+        out.print(Text("cautions", style="bold"))
         for caution in comparison.cautions:
             _bullet(safe(caution.text, out.encoding), out)
         out.print()
@@ -253,7 +253,7 @@ def markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     if pair_table(comparison).rows:
         lines += ["", *as_markdown(_with_columns(pair_table(comparison), columns))]
     if comparison.cautions:
-        lines += ["", "Read with care:", "", *[f"- {markdown_text(caution.text)}" for caution in comparison.cautions]]
+        lines += ["", "Cautions:", "", *[f"- {markdown_text(caution.text)}" for caution in comparison.cautions]]
     return "\n".join(lines) + "\n"
 
 

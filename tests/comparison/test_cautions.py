@@ -62,13 +62,13 @@ def test_the_best_of_several_settings_is_to_be_confirmed_on_fresh_seeds(tmp_path
 
 def test_the_caution_about_shape_says_how_much_an_interval_covers(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": [0.8, 0.81, 0.79, 0.805, 0.2], "hybrid": HIGH})
-    assert "may cover no more than 66 % then" in texts(compare(tmp_path))["not_normal"]
+    assert "may then cover only 66 %" in texts(compare(tmp_path))["not_normal"]
 
 
 def test_a_verdict_on_the_chance_of_winning_is_said_to_be_about_these_prompts(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH}, with_answers=True)
     assert "prompts_fixed" not in texts(compare(tmp_path))
-    assert "these 64 prompts alone (question=chance)" in texts(compare(tmp_path, question="chance"))["prompts_fixed"]
+    assert "these 64 prompts only (question=chance)" in texts(compare(tmp_path, question="chance"))["prompts_fixed"]
 
 
 def test_few_prompts_are_said(tmp_path):

@@ -42,7 +42,7 @@ def test_damaged_records_are_named_never_dropped(tmp_path, damage):
 
 
 def test_an_empty_place_says_what_to_run(tmp_path):
-    with pytest.raises(EvidenceError, match="no run is there"):
+    with pytest.raises(EvidenceError, match="there are no runs"):
         collect(tmp_path, metric="eval/score", score="last")
     with pytest.raises(DataError, match="no such file"):
         collect(tmp_path / "nowhere", metric="eval/score", score="last")

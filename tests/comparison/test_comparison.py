@@ -82,7 +82,7 @@ def test_little_data_is_inconclusive_and_says_what_would_settle_it(tmp_path):
     assert pair.minimum_detectable_difference == pytest.approx(2.024 * 0.05, abs=1e-3)
     assert pair.seeds_needed == 100
     assert pair.seeds_needed_at_most > 100
-    for piece in ("may be chance", "5 seeds could have shown a difference of 0.101 or more", "needs about 100 seeds each"):
+    for piece in ("may be chance", "5 seeds could have detected a difference of 0.101 or more", "needs about 100 seeds each"):
         assert piece in pair.words
 
 
@@ -90,7 +90,7 @@ def test_a_large_difference_needs_as_many_seeds_as_carry_a_verdict(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.01, 3, seed=1), "hybrid": normal_scores(0.7, 0.01, 3, seed=2)})
     pair = compare(tmp_path).pairs[0]
     assert pair.seeds_needed < 5
-    assert "one of this size needs 5 seeds each, the fewest that carry a verdict" in pair.words
+    assert "one of this size needs 5 seeds each, the minimum for a verdict" in pair.words
 
 
 def test_equivalence_needs_a_declared_margin(tmp_path):
@@ -120,7 +120,7 @@ def test_one_seed_is_refused_with_what_to_run(tmp_path):
     comparison = compare(tmp_path, allow="single")
     assert comparison.pairs[0].verdict == "exploratory"
     assert comparison.pairs[0].p is None
-    assert "nothing follows from that" in comparison.pairs[0].words
+    assert "a single run is not evidence" in comparison.pairs[0].words
     assert "allowed_single" in kinds(comparison)
     json.dumps(comparison.to_dict(), allow_nan=False)
 
@@ -178,7 +178,7 @@ def test_failed_runs_count_as_the_worst_or_are_left_out_as_declared(tmp_path):
     assert counted.pairs[0].verdict == "inconclusive"
     excluded = compare(tmp_path, failed="exclude")
     assert excluded.pairs[0].verdict == "better"
-    for comparison, word in ((counted, "failed=worst"), (excluded, "favours whatever fails often")):
+    for comparison, word in ((counted, "failed=worst"), (excluded, "favours variants that fail often")):
         assert any(word in caution.text for caution in comparison.cautions if caution.kind == "failed_runs")
 
 

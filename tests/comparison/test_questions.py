@@ -1,4 +1,4 @@
-"""The questions that a comparison answers: over which prompts, in which direction, at what budget, against doing nothing."""
+"""The questions that a comparison answers: over which prompts, in which direction, at what budget, against no training."""
 
 import json
 
@@ -128,21 +128,20 @@ def test_collapses_are_counted_with_an_exact_interval(tmp_path):
     assert by_label["hybrid"].collapse_interval.low == pytest.approx(0.0433, abs=1e-4)  # 2 of 6
     assert by_label["custom_dpo"].collapse_interval.high == pytest.approx(1 - 0.025 ** (1 / 5))
     assert (
-        "with 5 seeds a collapse of 20 % of runs stays unseen with a chance of 33 %"
-        in texts(compare(tmp_path))["collapse_unseen"]
+        "with 5 seeds a collapse of 20 % of runs goes unseen with probability 33 %" in texts(compare(tmp_path))["collapse_unseen"]
     )
     assert {row.label: row.collapsed for row in compare(tmp_path).variants}["hybrid"] == 2  # worse than the 0.3 before training
 
 
-def test_doing_nothing_is_a_row_and_every_variant_has_its_gain(tmp_path):
+def test_the_untrained_policy_is_a_row_and_every_variant_has_its_gain(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": normal_scores(0.3, 0.05, 6, seed=1), "hybrid": HIGH})
     found = compare(tmp_path)
     assert (found.untrained.mean, found.untrained.n) == (pytest.approx(0.3), 6)
     assert found.untrained.interval is None  # one policy, and no spread over seeds
     gains = {row.label: row.gain for row in found.variants}
     assert gains == {"hybrid": pytest.approx(0.3), "custom_dpo": pytest.approx(0.0, abs=1e-12)}
-    assert "custom_dpo: not shown to differ from doing nothing" in texts(found)["no_gain"]
-    assert found.to_dict()["untrained"]["label"] == "doing nothing (step 0)"
+    assert "custom_dpo: not shown to differ from the untrained policy" in texts(found)["no_gain"]
+    assert found.to_dict()["untrained"]["label"] == "untrained (step 0)"
 
 
 def test_the_gain_is_over_prompts_where_both_evaluations_kept_their_answers(tmp_path):
@@ -169,7 +168,7 @@ def test_scores_at_a_budget_need_no_equal_number_of_steps(tmp_path):
     beyond = compare(tmp_path, at="steps:80", allow=["budget"])  # a run that spent less keeps its score
     assert {row.label: row.imputed for row in beyond.variants} == {"custom_dpo": 0, "hybrid": 0}
     assert beyond.pair("hybrid", "custom_dpo").difference == pytest.approx(0.1)
-    with pytest.raises(EvidenceError, match="have no evaluation within at=steps:30 but the one before"):
+    with pytest.raises(EvidenceError, match="have no evaluation within at=steps:30 except the one before"):
         compare(tmp_path, at="steps:30")
 
 

@@ -18,7 +18,7 @@ def test_a_list_of_names_is_short_and_says_what_it_leaves_out():
 def test_jobs_without_a_record_are_missed(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [{}] * 15}))
-    assert "planned 15 jobs, but 12 of them have a record" in texts(compare(tmp_path))["missing_jobs"]
+    assert "planned 15 jobs, but only 12 of them have a record" in texts(compare(tmp_path))["missing_jobs"]
     (tmp_path / "sweep.json").write_text("damaged")
     assert "missing_jobs" not in texts(compare(tmp_path))
 

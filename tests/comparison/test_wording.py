@@ -62,10 +62,10 @@ class Row:
     ("verdicts", "text"),
     [
         (["better", "better"], "x is the best: it is better than all others."),
-        (["better", "inconclusive"], "x has the highest mean; it is better than y, and against z nothing is decided."),
+        (["better", "inconclusive"], "x has the highest mean; it is better than y, and there is no verdict against z."),
         (
             ["equivalent", "inconclusive"],
-            "x has the highest mean; as good as y within the margin, and against z nothing is decided.",
+            "x has the highest mean; as good as y within the margin, and there is no verdict against z.",
         ),
         (
             ["inconclusive", "inconclusive"],
@@ -73,11 +73,11 @@ class Row:
         ),
         (
             ["worse", "inconclusive"],
-            "x has the highest mean, and yet is worse than y, of which a run beats a run of it more often than not.",
+            "x has the highest mean, but is worse than y, whose runs beat its runs more often than not.",
         ),
         (
             ["exploratory", "exploratory"],
-            "x has the highest mean, but with this few seeds nothing is shown yet: everything here is exploratory.",
+            "x has the highest mean, but there are too few seeds for a verdict: everything here is exploratory.",
         ),
     ],
 )
@@ -89,7 +89,9 @@ def test_the_conclusion_says_no_more_than_the_verdicts(verdicts, text):
 def test_who_beats_all_others_is_the_best_whatever_the_means():
     pairs = [replace(BASE, a="x", b="y", verdict="worse"), replace(BASE, a="y", b="z", verdict="better")]
     text = conclusion([Row("x", 1.0), Row("y"), Row("z")], pairs)
-    assert text == "y is the best: a run of it beats a run of any other more often than not. x has the highest mean all the same."
+    assert (
+        text == "y is the best: a run of it beats a run of any other more often than not. Nevertheless, x has the highest mean."
+    )
 
 
 def test_where_less_is_better_a_verdict_says_so_beside_its_interval():

@@ -31,7 +31,7 @@ def printed(act, *, width=120, terminal=False):
 def test_the_answer_comes_before_the_numbers(ordinary):
     text = printed(lambda console: print_comparison(ordinary, console=console))
     assert text.splitlines()[1].startswith("hybrid dpo_weight=1 is the best: it is better than all others.")
-    order = ["is better than", "rank", "adjusted p", "read with care"]
+    order = ["is better than", "rank", "adjusted p", "cautions"]
     places = [text.index(piece) for piece in order[:2]] + [text.rindex(piece) for piece in order[2:]]
     assert places == sorted(places)
 
@@ -120,7 +120,7 @@ def test_a_latex_table_has_no_more_rows_than_a_page(ordinary):
     pairs = tuple(replace(ordinary.pairs[0], a=a, b=b) for place, a in enumerate(names) for b in names[place + 1 :])
     text = latex(replace(ordinary, variants=variants, pairs=pairs))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(rows) == 2 * (1 + LATEX_ROWS) + 1  # and doing nothing
+    assert len(rows) == 2 * (1 + LATEX_ROWS) + 1  # and the untrained policy
     assert "The 40 with the best means of 60 variants." in text
     assert "40 of 1770 pairs: those of v0, which has the best mean." in text
     assert "best means of" not in latex(ordinary)
@@ -134,7 +134,7 @@ def test_latex_tables_leave_out_what_would_scale_them_below_legible(ordinary):
 
 def test_markdown_holds_verdicts_tables_and_cautions(ordinary, hostile):
     text = markdown(ordinary)
-    assert text.index("is better than") < text.index("| rank |") < text.index("Read with care")
+    assert text.index("is better than") < text.index("| rank |") < text.index("Cautions:")
     assert "<script>" not in markdown(hostile)
 
 
@@ -152,19 +152,19 @@ def test_half_an_interval_is_not_taken_for_a_verdict(tmp_path):
     found = compare(tmp_path)
     pair = found.pairs[0]
     assert pair.seeds_needed > pair.halving.seeds
-    assert f"not yet show a difference of this size: that needs about {pair.seeds_needed} seeds each" in halving_lines(found)[0]
+    assert f"not detect a difference of this size: that needs about {pair.seeds_needed} seeds each" in halving_lines(found)[0]
 
 
-def test_doing_nothing_is_a_row_and_what_halves_the_interval_is_said(tmp_path):
+def test_the_untrained_policy_is_a_row_and_what_halves_the_interval_is_said(tmp_path):
     low, high = normal_scores(0.5, 0.05, 6, seed=1), normal_scores(0.52, 0.05, 6, seed=2)
     write_sweep(tmp_path, {"custom_dpo": low, "hybrid": high}, with_answers=True)
     found = compare(tmp_path)
     lines = [gain_line(found), *halving_lines(found)]
-    assert "doing nothing (step 0): 0.300. Gain over it, on these prompts: hybrid +0.220" in lines[0]
+    assert "untrained (step 0): 0.300. Gain over it, on these prompts: hybrid +0.220" in lines[0]
     assert "would halve the interval" in lines[1]
     assert "Standard deviations: between seeds" in lines[1]
     rows = variant_table(found).rows
-    assert [row.label for row in rows] == ["hybrid", "custom_dpo", "doing nothing (step 0)"]
+    assert [row.label for row in rows] == ["hybrid", "custom_dpo", "untrained (step 0)"]
     assert "over seeds and prompts" in found.pairs[0].words
 
 

@@ -44,7 +44,7 @@ def test_the_page_is_well_formed_and_whole(ordinary):
     assert not page.open
     for piece in (
         "better",
-        "Read with care",
+        "Cautions",
         "Learning curves",
         "Completions",
         "Differences of the configs",
