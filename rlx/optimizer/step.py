@@ -138,7 +138,7 @@ class Optimizer:
         return self.torch_optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned. Raises ValueError for moments of another shape than their parameters'."""
+        """Restore what `state_dict` returned. Raises ValueError if a moment's shape differs from its parameter's."""
         in_groups = [parameter for group in self.torch_optimizer.param_groups for parameter in group["params"]]
         for place, moments in state["state"].items():
             parameter = in_groups[place]
@@ -152,7 +152,7 @@ class Optimizer:
 
 
 def _require_plain_step(make: Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer], name: str) -> None:
-    """Refuse an optimiser that cannot take a step of dense gradients by itself, as LBFGS and SparseAdam: it is tried on one."""
+    """Raise ConfigError for an optimiser that cannot step on dense gradients alone, such as LBFGS or SparseAdam, by trying it."""
     weight = torch.nn.Parameter(torch.ones(2, 2))
     weight.grad = torch.ones(2, 2)
     try:
@@ -167,7 +167,7 @@ def _require_plain_step(make: Callable[[Sequence[torch.nn.Parameter]], torch.opt
 
 
 def total_norm(gradients: Gradients) -> Tensor:
-    """[] Euclidean norm of all gradients together; 0 where there are none."""
+    """[] Euclidean norm of all gradients together; 0 if there are none."""
     present = [gradient for gradient in gradients if gradient is not None]
     norm = torch.nn.utils.get_total_norm(present, foreach=True) if present else torch.zeros(())
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # for gradients sharded over ranks
@@ -191,7 +191,7 @@ def clip_adaptively(parameters: Sequence[Tensor], gradients: Gradients, ratio: f
     return clipped
 
 
-# Parameter groups: parts of the weights that have a learning rate or a weight decay of their own.
+# Parameter groups: parts of the weights with a separate learning rate or weight decay.
 
 
 # The parts: a layer's weight matrix; a norm, bias or other vector; the embeddings or the LM head; the critic.

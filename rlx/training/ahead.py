@@ -1,7 +1,7 @@
-"""Draws that are made one step ahead (rollout.ahead=1): the next one is sampled while this one is learned from.
+"""Sampling one step ahead (rollout.ahead=1): the next batch is sampled while the policy trains on the current one.
 
-The draw of a step is made by the policy as it was before the step before: off-policy by one step, which importance ratios
-correct. It is made of a copy of these weights, so it does not depend on how far the updates have come meanwhile.
+The draw of a step uses the policy as it was before the previous step: it is off-policy by one step, which importance ratios
+correct. It uses a copy of those weights, so it does not depend on how far the concurrent updates have progressed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rlx.rollout.sampler import Sampler
 
 @dataclass(frozen=True)
 class Drawn:
-    """The batch of a step, and the sampler's figures of it."""
+    """The batch of a step, and the sampler's metrics for it."""
 
     batch: Any
     figures: Mapping[str, float]
@@ -32,11 +32,11 @@ class Drawn:
 
 @dataclass
 class DrawAhead:
-    """The draw of the next step, and the policy that makes it.
+    """The draw for the next step, and the policy that samples it.
 
-    policy: with the weights before the updates of this step. weights: those that are trained. reference: as the run's, safe to
-    use while the policy trains. overlaps: whether the draw is made in a thread. version: the updates that `policy` has seen.
-    state: of the algorithm, before the draw of the next step.
+    policy: a policy with the weights before this step's updates. weights: its trained weights. reference: the run's reference,
+    safe to use while the policy trains. overlaps: whether the draw is made in a thread. version: the number of updates that
+    `policy` has had. state: the algorithm's state before the draw of the next step.
     """
 
     policy: Policy
@@ -51,9 +51,9 @@ class DrawAhead:
 
     @staticmethod
     def of(algorithm: Algorithm[Any], policy: Policy, reference: Reference, sampler: Sampler) -> DrawAhead | None:
-        """For a run with these settings; None where its draws are not made ahead.
+        """The DrawAhead of a run with these settings; None if it does not sample ahead.
 
-        Raises ConfigError for an algorithm that does not sample, and for a reference that moves between a draw and its updates.
+        Raises ConfigError for an algorithm that does not sample, or a reference that moves between a draw and its updates.
         """
         if not sampler.ahead:
             return None
@@ -71,7 +71,7 @@ class DrawAhead:
         return DrawAhead(twin, weights, reference.beside(twin), sampler.overlaps)
 
     def follow(self, policy: Policy, *, version: int, state: Mapping[str, Tensor]) -> None:
-        """Take the policy's weights, and the algorithm's state, as they are now."""
+        """Copy the current weights of the policy and the algorithm's current state."""
         with torch.no_grad():
             for mine, theirs in zip(self.weights, policy.parameters(), strict=True):
                 mine.copy_(theirs)
@@ -79,7 +79,7 @@ class DrawAhead:
         self.state = {name: tensor.clone() for name, tensor in state.items()}
 
     def begin(self, make: Callable[[], Drawn]) -> None:
-        """Make the next draw: at once, or from now on in a thread until `wait`."""
+        """Start the next draw: make it now, or in a thread that `wait` joins."""
         if not self.overlaps:
             self._next = make()
             return
@@ -87,14 +87,14 @@ class DrawAhead:
         def work() -> None:
             try:
                 self._next = make()
-            except BaseException as error:  # raised in the thread that waits
+            except BaseException as error:  # re-raised in the thread that waits
                 self._error = error
 
-        self._thread = Thread(target=work, daemon=True)  # an interrupt does not wait for a slow server
+        self._thread = Thread(target=work, daemon=True)  # so that an interrupt does not wait for a slow server
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until the next draw is made. Raises what it raised."""
+        """Wait until the next draw is made. Re-raises its exception."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -103,16 +103,16 @@ class DrawAhead:
             raise error
 
     def take(self) -> Drawn | None:
-        """The draw that `begin` made, once; None where it has to be made, as after a resume."""
+        """Return and clear the draw that `begin` made; None if it must still be made, as after a resume."""
         drawn, self._next = self._next, None
         return drawn
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds; with it the draw of the next step is made again."""
+        """The state for a checkpoint, from which the draw of the next step can be made again."""
         return {"weights": [weight.detach() for weight in self.weights], "version": self.version}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         with torch.no_grad():
             for mine, theirs in zip(self.weights, state["weights"], strict=True):
                 mine.copy_(theirs)
@@ -120,7 +120,7 @@ class DrawAhead:
 
 
 def trained_copy(policy: Policy) -> tuple[Policy, list[Tensor]]:
-    """(a frozen policy that shares all but the trained weights, its copies of those in the order of `policy.parameters()`)."""
+    """(a frozen policy that shares all untrained weights, its copies of the trained ones in `policy.parameters()` order)."""
     shared = {id(tensor): tensor for tensor in policy.tensors() if not tensor.requires_grad}
     twin = copy.copy(policy)
     twin.model = copy.deepcopy(policy.model, shared)

@@ -1,4 +1,4 @@
-"""The loop of a run from the objects that its config describes; with several ranks, what they split."""
+"""Builds the training loop from the objects that the config describes, and splits models over several ranks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def build_loop(
     cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: ProgressView, stop: Stop, ranks: Ranks | None = None
 ) -> Loop:
-    """The loop before its first step; the reference is a copy of the policy as it is now, with several ranks that of rank 0."""
+    """The loop before its first step. The reference is a copy of the current policy, with several ranks of rank 0's."""
     policy, task, sampler = experiment.policy, experiment.task, experiment.sampler
     if ranks is not None:
         from rlx.rollout.split import SplitSampler, split_task
@@ -35,9 +35,9 @@ def build_loop(
         task, sampler = split_task(task, ranks), SplitSampler.of(sampler, ranks)
     is_sharded = ranks is not None and cfg.parallel.mode == "sharded"
     if is_sharded:
-        policy.to("cpu")  # a block goes to its device when it is split, so that no device ever holds two whole models
-    cache_dir = None if is_sharded else cfg.cache_dir  # a rank that waits for another's file could not make its passes
-    start = Reference(policy, cache_dir=cache_dir)  # evaluations are measured against it
+        policy.to("cpu")  # each block moves to its device when sharded, so that no device ever holds two whole models
+    cache_dir = None if is_sharded else cfg.cache_dir  # a rank waiting for another's file could not join forward passes
+    start = Reference(policy, cache_dir=cache_dir)  # the fixed reference of evaluations
     moves = experiment.algorithm.moving_reference is not None
     policy.require_trainable(with_moving_reference=moves, merges=cfg.export.merge)
     reference = Reference(policy, cache_dir=cache_dir) if moves else start
@@ -82,7 +82,7 @@ def build_loop(
 
 
 def _split(cfg: DictConfig, experiment: Experiment, references: Sequence[Reference], ranks: Ranks) -> Any:
-    """Split the models over the ranks; returns what makes the optimiser. Raises ConfigError for what is not built."""
+    """Shard the models over the ranks and return the optimiser factory. Raises ConfigError for unsupported combinations."""
     from rlx.parallel.sharded import fit_for_parts, shard
 
     policy = experiment.policy

@@ -1,4 +1,4 @@
-"""Values that would ruin a run without an error: refused where no run can use them, else named in a warning when it begins."""
+"""Config values that would ruin a run silently: impossible values raise an error, suspicious ones give a warning at start."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rlx.task.rewarded import RewardedTask
 from rlx.training.diagnosis import CLIPPED
 
 SHARES = ("accuracy", "pair_accuracy")  # scores between 0 and 1
-LOOKED_AT = 256  # pairs and prompts of the task
-SAMPLED = 4096  # entries of each parameter, by which the first step is measured
-STILL = 1e-7  # of the size of the weights; an update below it is lost in float32
-LARGEST_WEIGHT = 1e9  # of a reward
-USUAL = {"beta": (1e-6, 1e3), "eps": (0.0, 1e-2), "label_smoothing": (0.0, 0.5)}  # of the loss and the optimizer
+LOOKED_AT = 256  # pairs and prompts of the task that are inspected
+SAMPLED = 4096  # entries of each parameter from which the size of the first step is measured
+STILL = 1e-7  # relative to the weights; a smaller update is lost in float32
+LARGEST_WEIGHT = 1e9  # largest weight of a reward
+USUAL = {"beta": (1e-6, 1e3), "eps": (0.0, 1e-2), "label_smoothing": (0.0, 0.5)}  # usual ranges, in loss and optimizer
 MANY_UPDATES, FEW_PROMPTS = 10, 30
-LARGEST_KL_WEIGHT = 1e3  # kl_in_reward, where rewards are near 1
+LARGEST_KL_WEIGHT = 1e3  # largest usual kl_in_reward, for rewards near 1
 ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "environment", "model"}
 
 
 def require_possible(cfg: DictConfig, experiment: Experiment) -> None:
-    """Refuse values that no run can use, such as a score that no task gives. Raises ConfigError with what to write instead."""
+    """Raise ConfigError for values that cannot work, such as an unreachable stop_at_score; the message says what to write."""
     task = experiment.task
     low, high = score_bounds(task)
     if cfg.stop_at_score is not None and high is not None and cfg.stop_at_score > high:
@@ -55,7 +55,7 @@ def _require_rewards(task: RewardedTask) -> None:
 
 
 def score_bounds(task: Task) -> tuple[float | None, float | None]:
-    """The smallest and the largest score that a task can give; None where it is not known."""
+    """The smallest and the largest possible score of a task; None if unknown."""
     if task.score in SHARES:
         return 0.0, 1.0
     if task.score == "log_likelihood":
@@ -64,7 +64,7 @@ def score_bounds(task: Task) -> tuple[float | None, float | None]:
 
 
 def reward_bounds(task: RewardedTask) -> tuple[float | None, float | None]:
-    """The smallest and the largest sum of a task's rewards; None where a reward has no bounds."""
+    """The smallest and the largest possible sum of a task's rewards; None if a reward is unbounded."""
     low = high = 0.0
     for reward in task.all_rewards().values():
         if reward.weight == 0:
@@ -77,7 +77,7 @@ def reward_bounds(task: RewardedTask) -> tuple[float | None, float | None]:
 
 
 def cautions(cfg: DictConfig, experiment: Experiment) -> list[str]:
-    """Warnings about the values of a run before it begins, a sentence each."""
+    """Warnings about a run's values before it starts, one sentence each."""
     return [
         *_schedule(cfg),
         *_usual(cfg),
@@ -127,7 +127,7 @@ def _draws(experiment: Experiment) -> Iterator[str]:
 
 
 def _kind_of_pairs(task: Task) -> str:
-    """What the rows of `task.pairs()` are called."""
+    """The name for the rows of `task.pairs()`."""
     kinds = {"demonstrations": "demonstrations", "labels": "labelled completions"}
     return next((said for offer, said in kinds.items() if offer in task.offers), "pairs")
 
@@ -141,7 +141,7 @@ def _ahead(experiment: Experiment) -> Iterator[str]:
 
 
 def _numbers(owner: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted name, value) of every number in a tree of dataclasses, but for the terms of a mixture that are never drawn."""
+    """(dotted name, value) of every number in a tree of dataclasses, except in mixture terms that are never drawn."""
     terms = owner.terms.values() if isinstance(owner, Mixture) else ()
     idle = [term.algorithm for term in terms if not term.is_drawn]
     for item in fields(owner) if is_dataclass(owner) and not isinstance(owner, type) else ():
@@ -200,7 +200,7 @@ def _texts(task: Task) -> Iterator[Text]:
 
 
 def _short_prompts(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
-    """A limit that most prompts lose their beginning to; of pairs the opening table says it."""
+    """A warning about a limit that cuts the beginning of most prompts; for pairs the opening table shows this."""
     policy = experiment.policy
     most = policy.text.max_prompt_length
     if most is None:
@@ -213,7 +213,7 @@ def _short_prompts(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
 
 
 def _long_answers(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
-    """Answers that no completion can hold, where a completion is compared with the answer."""
+    """A warning about answers longer than the longest completion, if completions are compared with them."""
     policy = experiment.policy
     most = getattr(experiment.sampler, "max_new_tokens", None) or task.max_new_tokens
     answers = [str(prompt.columns["answer"]) for prompt in islice(task.prompts(), LOOKED_AT) if "answer" in prompt.columns]
@@ -221,14 +221,14 @@ def _long_answers(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
     if not answers or not exact or policy.tokenizer is None:
         return
     encoded: Sequence[Sequence[int]] = policy.tokenizer(answers, add_special_tokens=False)["input_ids"]
-    long = sum(len(tokens) + 1 > most for tokens in encoded)  # and the token that ends it
+    long = sum(len(tokens) + 1 > most for tokens in encoded)  # plus the end-of-sequence token
     if long:
         yield f"{long} of {len(answers)} answers have more tokens than a completion may have ({most}): raise task.max_new_tokens"
 
 
 @dataclass
 class Movement:
-    """How far the first step moves the weights, from the first entries of each parameter."""
+    """Measures how far the first step moves the weights, on the first entries of each parameter."""
 
     parameters: Sequence[Tensor]
     warmup_steps: int = 0
@@ -239,7 +239,7 @@ class Movement:
         self._before = [self._sample(parameter) for parameter in self.parameters]
 
     def said(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-        """(name, sentence) of what the step did wrong; metrics: of the step."""
+        """(name, sentence) for each problem of the step; metrics: of the step."""
         if not self._before:
             return []
         moved = sum(
@@ -264,5 +264,5 @@ class Movement:
 
     @staticmethod
     def _sample(parameter: Tensor) -> Tensor:
-        own = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # of weights split over ranks, the part here
+        own = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # this rank's shard of sharded weights
         return own.detach().reshape(-1)[:SAMPLED].to("cpu", torch.float64, copy=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: a transformers directory for each step, with the trainer's state; written completely or not at all."""
+"""Checkpoints: a transformers directory per step, with the trainer's state; written completely or not at all."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ TRAINER_JSON, TRAINER_TENSORS = "trainer.json", "trainer.pt"
 
 @dataclass
 class TrainerState:
-    """The state of a run after `step` steps: what the loop needs to continue as if it had not stopped.
+    """The state of a run after `step` steps: all that the loop needs to continue as if it had not stopped.
 
-    totals: figures summed over the run (tokens). best_score and best_step: of the evaluations so far.
+    totals: sums over the run (tokens). best_score and best_step: over the evaluations so far.
     state: the algorithm's own tensors, written by its `draw`. loss_state: the running means of its losses (see rlx.loss.state).
     """
 
@@ -61,7 +61,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def weights_of(policy: Policy) -> dict[str, Tensor]:
-    """What `write_policy` writes: the weights of the model, or of the adapter; tied ones are one tensor."""
+    """The weights that `write_policy` writes, of the model or of the adapter; tied weights are one tensor."""
     found: dict[str, Tensor] = policy.model.state_dict(keep_vars=True) if policy.adapter is None else policy.adapter.state()
     return found
 
@@ -69,9 +69,9 @@ def weights_of(policy: Policy) -> dict[str, Tensor]:
 def write_policy(
     policy: Policy, directory: Path, *, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write weights (safetensors), config and tokenizer as transformers reads them, or the adapter; dtype None: as it is.
+    """Write weights (safetensors), config and tokenizer in the format of transformers, or the adapter; dtype None: unchanged.
 
-    weights: see weights_of; given where the policy itself has a part of them.
+    weights: see weights_of; passed if the policy itself has only a shard of them.
     """
     if policy.adapter is not None:
         policy.adapter.write(directory, weights)
@@ -93,7 +93,7 @@ def _write_model(
 
 
 def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The floating-point tensors in another dtype; tied ones stay one tensor, so that they are written once."""
+    """Convert floating-point tensors to another dtype; tied ones stay one tensor, so that they are written once."""
     made: dict[tuple[int, torch.Size], torch.Tensor] = {}
     for tensor in state.values():
         made.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype) if tensor.is_floating_point() else tensor)
@@ -108,9 +108,9 @@ def export_policy(
     merge: bool = False,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """`write_policy` at the end of a run. merge: whole weights with the adapter added to them.
+    """`write_policy` at the end of a run. merge: write full weights with the adapter merged in.
 
-    Raises TrainingError where the files cannot be written.
+    Raises TrainingError if the files cannot be written.
     """
     try:
         if merge and policy.adapter is not None:
@@ -125,7 +125,7 @@ def export_policy(
 
 
 def _reason(error: Exception) -> str:
-    """Why a file was not written, and what to do; torch and safetensors say of a write that ended early only that it did."""
+    """Why a file was not written, and what to do; torch and safetensors only report that a write ended early, not why."""
     text = str(error)
     number = re.search(r"os error (\d+)", text)
     code = getattr(error, "errno", None) or (int(number[1]) if number else None)
@@ -140,7 +140,7 @@ def _reason(error: Exception) -> str:
 
 
 def _command(run: Path) -> str:
-    """What goes on with a run; where its record cannot be read, the short form."""
+    """The command that resumes a run; a short form if its record cannot be read."""
     try:
         return command_for(read_run(run))
     except DataError:
@@ -148,7 +148,7 @@ def _command(run: Path) -> str:
 
 
 def trainer_tensors(policy: Policy, optimizer: Optimizer, reference: Reference | None) -> dict[str, Any]:
-    """What a checkpoint holds besides the policy's weights and the progress."""
+    """The tensors of a checkpoint besides the policy's weights and the progress."""
     return {
         "optimizer": optimizer.state_dict(),
         "value_head": None if policy.value_head is None else policy.value_head.state_dict(),
@@ -166,9 +166,9 @@ def save_checkpoint(
     ahead: DrawAhead | None = None,
     gathered: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
 ) -> Path:
-    """Write to a temporary name, fsync, rename. Raises TrainingError where that fails; older checkpoints are then unchanged.
+    """Write to a temporary name, fsync, rename. Raises TrainingError if that fails; older checkpoints are then unchanged.
 
-    gathered: weights_of and trainer_tensors, where this process itself has a part of them.
+    gathered: weights_of and trainer_tensors, passed if this process itself has only a shard of them.
     """
     final = checkpoint_path(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -177,7 +177,7 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         weights, tensors = gathered or (None, trainer_tensors(policy, optimizer, reference))
         write_policy(policy, temporary, weights=weights)
-        state = progress.state if ahead is None else ahead.state  # the next draw is made again
+        state = progress.state if ahead is None else ahead.state  # a resumed run makes the next draw again
         drawn = {} if ahead is None else {"ahead": ahead.state_dict()}
         torch.save({**tensors, "state": state, **drawn}, temporary / TRAINER_TENSORS)
         plain = {name: value for name, value in asdict(progress).items() if name != "state"}
@@ -206,7 +206,7 @@ def sync(path: Path) -> None:
 
 
 def prune_checkpoints(run: Path, *, keep_last: int, best_step: int | None) -> None:
-    """Remove checkpoints except the newest `keep_last` and the best one, and what interrupted writes left."""
+    """Remove all checkpoints except the newest `keep_last` and the best one, and leftovers of interrupted writes."""
     steps = checkpoint_steps(run)
     for step in steps[:-keep_last]:
         if step != best_step:
@@ -223,9 +223,9 @@ def load_checkpoint(
     reference: Reference | None = None,
     ahead: DrawAhead | None = None,
 ) -> TrainerState:
-    """Restore the policy, the optimiser, a moved reference and the weights of draws ahead from a checkpoint.
+    """Restore the policy, the optimiser, a moved reference and the weights for sampling ahead from a checkpoint.
 
-    Only tensors and plain values are unpickled. Raises DataError for files that are damaged, or that do not fit this run.
+    Unpickles only tensors and plain values. Raises DataError for files that are damaged or do not fit this run.
     """
     values = verified_values(directory)
     load_weights(directory, policy)
@@ -249,7 +249,7 @@ def load_checkpoint(
 
 
 def _parts(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors given, or where those of the same name are split over ranks, this rank's parts of them."""
+    """The given tensors; for those whose own counterpart is sharded over ranks, this rank's shard."""
     return {name: _part(tensor, own[name]) if name in own else tensor for name, tensor in given.items()}
 
 
@@ -269,7 +269,7 @@ def _load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def verified_values(directory: Path) -> dict[str, Any]:
-    """The plain values of a checkpoint's trainer state, the files of the checkpoint verified. Raises DataError."""
+    """Verify the files of a checkpoint and return the plain values of its trainer state. Raises DataError."""
     try:
         values = json.loads((directory / TRAINER_JSON).read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -281,7 +281,7 @@ def verified_values(directory: Path) -> dict[str, Any]:
 
 
 def load_weights(directory: Path, policy: Policy) -> None:
-    """Load the weights of a checkpoint into the policy. Raises DataError where they are another model's."""
+    """Load the weights of a checkpoint into the policy. Raises DataError if they belong to another model."""
     from rlx.policy.pretrained import load_model
 
     if policy.adapter is not None:

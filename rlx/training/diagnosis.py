@@ -1,4 +1,4 @@
-"""Diagnoses of a run that does not learn, from its metrics: each a line with the figure and what to change."""
+"""Diagnoses of a run that does not learn, from its metrics: one line each, with the value and what to change."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-WINDOW = 20  # steps: a diagnosis is about the last ones
-CLIPPED = 1e4  # times that a gradient is clipped
-FAR = 2.0  # nats a completion; runs that learn stay below it, or have a better score
+WINDOW = 20  # steps: a diagnosis covers the last ones
+CLIPPED = 1e4  # ratio of the gradient norm before clipping to that after
+FAR = 2.0  # nats per completion; runs that learn stay below it, or have a better score
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """A metric with an unusual value. metric: its name without stage and term; words: the message, with {value} in it."""
+    """A metric with an unusual value. metric: its name without stage and term; words: the message, containing {value}."""
 
     metric: str
     shows: Callable[[float], bool]
@@ -43,7 +43,7 @@ SYMPTOMS = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A line for the user. name: of the symptom, with its term in a mixture; is_fault: something should be changed."""
+    """A line for the user. name: the symptom, with its term in a mixture; is_fault: whether something should be changed."""
 
     name: str
     words: str
@@ -63,7 +63,7 @@ class TrainingView(Protocol):
 class Watched:
     """A view that also shows each diagnosis once, as soon as WINDOW steps support it.
 
-    first_step: asked after the first step, with its metrics, for (name, sentence) of what it did wrong.
+    first_step: called after the first step with its metrics; returns (name, sentence) for each problem.
     """
 
     view: TrainingView
@@ -89,15 +89,15 @@ class Watched:
 
 
 def show_diagnoses(view: TrainingView, diagnoses: Iterable[Diagnosis]) -> None:
-    """Show diagnoses, one line each."""
+    """Show the diagnoses, one line each."""
     for diagnosis in diagnoses:
         (view.warn if diagnosis.is_fault else view.note)(diagnosis.words)
 
 
 def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
-    """Diagnoses of a run from the lines of its metrics: of the last WINDOW training steps and of all evaluations.
+    """Diagnose a run from its metrics lines: the last WINDOW training steps and all evaluations.
 
-    The terms of a mixture are diagnosed one by one, and named.
+    The terms of a mixture are diagnosed separately and named.
     """
     recent = [line for line in lines if "train/loss" in line][-WINDOW:]
     found = []
@@ -115,21 +115,21 @@ def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
 
 
 def terms_of(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The terms with metrics of rollouts: "" for the algorithm itself, and for example "grpo" in a mixture."""
+    """The terms with rollout metrics: "" for the algorithm itself, or e.g. "grpo" in a mixture."""
     marks = ("/groups_without_signal", "/truncated_fraction", "/reward_std", "/ratio_mean", "/clip_fraction_low")
     keys = {key for line in lines for key in line if key.startswith("train/") and key.endswith(marks)}
     return sorted({key.removeprefix("train/").rpartition("/")[0] for key in keys})
 
 
 def _of_term(lines: Iterable[Mapping[str, Any]], term: str) -> list[dict[str, float]]:
-    """Name -> value of the training figures of one term, line by line."""
+    """Name -> value of the training metrics of one term, line by line."""
     start = f"train/{term}/" if term else "train/"
     named = [{key.removeprefix(start): value for key, value in line.items() if key.startswith(start)} for line in lines]
     return [{name: value for name, value in figures.items() if "/" not in name} for figures in named]
 
 
 def mean_figure(lines: Iterable[Mapping[str, float]], name: str) -> float | None:
-    """The mean of a metric over the lines that have it, `<name>_low` and `<name>_high` summed. None if no line has it."""
+    """The mean of a metric over the lines that have it, with `<name>_low` and `<name>_high` summed. None if no line has it."""
     names = (name, f"{name}_low", f"{name}_high")
     sums = [sum(line[part] for part in names if part in line) for line in lines if any(part in line for part in names)]
     return sum(sums) / len(sums) if sums else None
@@ -153,7 +153,7 @@ def _dead_reward(own: Sequence[Mapping[str, float]]) -> list[Diagnosis]:
 
 
 def _zero_loss(own: Sequence[Mapping[str, float]], *, alone: bool) -> list[Diagnosis]:
-    """Advantages of a group add up to zero, so that an on-policy policy-gradient loss is 0 whatever its gradient."""
+    """Explain a zero loss: a group's advantages sum to zero, so an on-policy policy-gradient loss is 0 whatever its gradient."""
     name = "loss" if alone and not any("policy_loss" in line for line in own) else "policy_loss"
     losses = [line[name] for line in own if name in line]
     ratio, gradient = mean_figure(own, "ratio_mean"), mean_figure(own, "grad_norm")
@@ -167,7 +167,7 @@ def _zero_loss(own: Sequence[Mapping[str, float]], *, alone: bool) -> list[Diagn
 
 
 def _gradients(recent: Sequence[Mapping[str, Any]], *, has_reason: bool) -> list[Diagnosis]:
-    """No gradient in any step, or only what clipping leaves. has_reason: why there is none has been said."""
+    """The gradient is zero in every step, or clipped to almost nothing. has_reason: another diagnosis already explains it."""
     names = ("train/grad_norm", "train/grad_norm_clipped")
     norms = [(line[names[0]], line.get(names[1], line[names[0]])) for line in recent if names[0] in line]
     if norms and not has_reason and not any(norm for norm, _ in norms):

@@ -1,4 +1,4 @@
-"""The evaluation, equal for every algorithm: the same measurements on the same held-out data with the same decoding.
+"""The evaluation, the same for every algorithm: same metrics, same held-out data, same decoding.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
 
 T = TypeVar("T")
-EVALUATION = Stream(0, ("evaluation",))  # the same random numbers for every run, so that runs share the noise of evaluation
+EVALUATION = Stream(0, ("evaluation",))  # the same random numbers in every run, so that runs share the evaluation noise
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures without a prefix (`score`, `reward`, `kl`, ...), and completions to show.
+    """Metrics without a prefix (`score`, `reward`, `kl`, ...), and completions to show.
 
-    answers: the contribution to the score of each held-out prompt's greedy completion, or of each held-out pair; empty where
-    neither makes the score. completions: for each of the answers its prompt and the greedy completion of that prompt; empty
-    where num_shown is 0. digest: of the prompts or pairs behind the answers, in their order.
+    answers: the contribution to the score of each held-out prompt's greedy completion, or of each held-out pair; empty if the
+    score comes from neither. completions: for each of the answers its prompt and the prompt's greedy completion; empty if
+    num_shown is 0. digest: of the prompts or pairs behind the answers, in their order.
     """
 
     metrics: dict[str, float]
@@ -53,11 +53,11 @@ class Evaluation:
 class Evaluator:
     """Measures a policy on a task.
 
-    num_prompts, num_pairs: the most held-out prompts and pairs. samples_per_prompt: completions sampled at `temperature` for
-    reward, KL and entropy. num_shown: how many prompts' completions are kept of every evaluation; 0 keeps none of the last one
-    either. pass_at_k: for each k, the probability that one of k sampled completions is right, estimated from all of them; None:
-    1, 2, 4, ... where any are right.
-    ranks: each measures a part; None where this process is alone. `task` and `sampler` are then those of rlx.rollout.split.
+    num_prompts, num_pairs: the largest number of held-out prompts and pairs. samples_per_prompt: completions sampled at
+    `temperature` for reward, KL and entropy. num_shown: how many prompts' completions every evaluation keeps; with 0 even the
+    last one keeps none. pass_at_k: for each k, the probability that one of k sampled completions is correct, estimated from
+    all samples; None: k = 1, 2, 4, ... if some completions can be correct.
+    ranks: each measures a part, and `task` and `sampler` are those of rlx.rollout.split; None for a single process.
     """
 
     task: Task
@@ -90,7 +90,7 @@ class Evaluator:
             )
 
     def __call__(self, policy: Policy) -> Evaluation:
-        """Score and figures of the policy as it is now."""
+        """Score and metrics of the current policy."""
         with torch.no_grad():
             prompts = self._prompts(policy)[: self.num_prompts]
             figures: dict[str, float] = {}
@@ -134,7 +134,7 @@ class Evaluator:
             )
 
     def _prompts(self, policy: Policy) -> Sequence[Prompt]:
-        """The held-out prompts; of a task of pairs only, those of the pairs that are kept when tokenised."""
+        """The held-out prompts; for a task with pairs only, the prompts of pairs that tokenisation keeps."""
         prompts, pairs = self.task.held_out_prompts(), self.task.held_out_pairs()
         if not pairs or "rewards" in self.task.offers:
             return prompts
@@ -158,7 +158,7 @@ class Evaluator:
         )
 
     def _counted(self, rewards: np.ndarray) -> np.ndarray:
-        """Contributions to the score: 1 for a right completion and 0 for another; the rewards where no value counts as right."""
+        """Contributions to the score: 1 for correct completions, else 0; the rewards if the task has no notion of correct."""
         full = self.task.full_reward_value()
         return rewards if full is None else (rewards >= full).astype(float)
 
@@ -196,7 +196,7 @@ class Evaluator:
         }
 
     def _each(self, parts: Iterable[slice], function: Callable[[slice], T]) -> list[T]:
-        """function(rows) of each part; with several ranks each computes every so manyth of them."""
+        """function(rows) for each part; with N ranks each computes every N-th part."""
         if self.ranks is None:
             return [function(rows) for rows in parts]
         ranks, asked = self.ranks, list(parts)
@@ -204,7 +204,7 @@ class Evaluator:
         return [given[place % ranks.world][place // ranks.world] for place in range(len(asked))]
 
     def _of_pairs(self, policy: Policy) -> tuple[dict[str, float], np.ndarray, list[Pair]]:
-        """The figures of held-out pairs, what each pair counts in their score, float64 [B], and these pairs."""
+        """The metrics of held-out pairs, the contribution of each pair to their score, float64 [B], and these pairs."""
         pairs = self.task.held_out_pairs()
         tokenized = policy.pair_tokenizer(pairs) if pairs else None
         if tokenized is None or len(tokenized) == 0:
@@ -215,9 +215,9 @@ class Evaluator:
         return figures, counts, [pairs[place] for place in tokenized.index[batch.rows]] if len(counts) else []
 
     def _likelihood(self, policy: Policy, batch: PairBatch) -> tuple[dict[str, float], np.ndarray]:
-        """Mean log-probability of a learned token of demonstrations, in nats, and its perplexity.
+        """Mean log-probability per learned token of demonstrations, in nats, and the perplexity.
 
-        Also what each demonstration counts in that mean: the log-probability of its tokens over the mean number of tokens.
+        Also the contribution of each demonstration to that mean: its tokens' log-probability over the mean number of tokens.
         """
         chosen = batch.chosen_only()
 
@@ -233,9 +233,9 @@ class Evaluator:
         return figures, counts
 
     def _preferences(self, policy: Policy, batch: PairBatch) -> tuple[dict[str, float], np.ndarray]:
-        """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats.
+        """Share of held-out pairs whose chosen completion has the larger implicit reward (ties count half); log-ratios in nats.
 
-        Also what each pair counts in that share; empty where single completions are compared with all others.
+        Also the contribution of each pair to that share; empty if single completions are compared with all others.
         """
 
         def ratios(rows: slice) -> tuple[Tensor, Tensor]:
@@ -284,7 +284,7 @@ class Evaluator:
 
 
 def _of_conversations(played: Played) -> dict[str, float]:
-    """The mean number of turns, and the share of conversations that the environment broke off."""
+    """The mean number of turns, and the share of conversations that the environment aborted."""
     if played.failed is None:
         return {}
     turns = [len(spans) for group in played.turn_spans for spans in group]
@@ -297,7 +297,7 @@ def standard_error_of_mean(values: np.ndarray) -> float:
 
 
 def _plain(text: Text) -> Any:
-    """A prompt as it stands in a record."""
+    """A prompt in the form that a record stores."""
     return text if isinstance(text, str) else list(text)
 
 

@@ -1,6 +1,6 @@
-"""Gradients of one optimiser update, accumulated over micro-batches, and errors that name the rows of non-finite ones.
+"""Gradients of one optimiser update, accumulated over micro-batches, and errors that name the rows of non-finite gradients.
 
-The size of the micro-batches changes the memory, not the gradient.
+The size of the micro-batches affects memory, not the gradient.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from rlx.policy.statistics import TokenStatistics
 if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
 
-TOKENS_AT_ONCE = 2048  # tokens of a forward where micro_batch is null; it changes the memory only
+TOKENS_AT_ONCE = 2048  # tokens per forward pass if micro_batch is null; affects memory only
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device's memory, or main memory, is used up."""
+    """Whether an error says that device memory or main memory is exhausted."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 class NonFiniteLossError(NonFiniteError):
-    """A loss that is NaN or infinite, or has such a gradient; `examples` are the texts of the rows that cause it."""
+    """A loss or its gradient is NaN or infinite; `examples` are the texts of the rows that cause it."""
 
     def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class NonFiniteLossError(NonFiniteError):
 
 
 def require_finite(output: LossOutput, part: Any, policy: Policy) -> None:
-    """Raise NonFiniteLossError where the loss of these rows is NaN or infinite."""
+    """Raise NonFiniteLossError if the loss of these rows is NaN or infinite."""
     if bool(torch.isfinite(output.loss.detach())):
         return
     for name, term in output.terms.items():
@@ -61,13 +61,13 @@ def require_finite(output: LossOutput, part: Any, policy: Policy) -> None:
 def non_finite_rows(
     error: NonFiniteGradientError, algorithm: Algorithm[Any], policy: Policy, reference: Any, batch: Any
 ) -> NonFiniteLossError:
-    """The error that names the terms and rows of a non-finite gradient, each computed alone."""
+    """The error that names the terms and rows of a non-finite gradient, found by computing each row alone."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in range(len(batch)):
         part = batch[row : row + 1]
         try:
             terms = algorithm.compute_loss(policy, reference, part).terms
-        except Exception as failure:  # a loss that fails on single rows does not tell which one it is
+        except Exception as failure:  # a loss that cannot be computed on single rows does not show which row it is
             reason = f"for one row alone the loss raises {type(failure).__name__}: {failure}"
             return NonFiniteLossError(f"{error}; {reason}", [])
         for name, term in terms.items():
@@ -105,11 +105,11 @@ def _finite_gradient(total: torch.Tensor, policy: Policy) -> bool:
 class AccumulatedGradients:
     """A `GradientSource`: each call computes the gradients of an update's rows, micro-batch by micro-batch.
 
-    After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the metrics of the algorithm, over all rows.
-    After the first call `record` holds what the states of its losses are made of, over all rows, as the policy was before the
-    update. states: what the losses read; None: every state is at its start.
-    ranks: each computes its own rows, and what a call gives is the sum over all of them; None where this process is alone.
-    halves: where memory runs out, the rows of a micro-batch are halved and the call begins anew; `micro_batch` says how many.
+    After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the algorithm's metrics, over all rows.
+    After the first call `record` holds the statistics for the losses' states, over all rows, with the policy from before the
+    update. states: the states that the losses read; None: every state has its start value.
+    ranks: each computes its own rows, and a call returns the sum over all ranks; None for a single process.
+    halves: if memory runs out, halve the micro-batch and start the call again; `micro_batch` holds the current size.
     """
 
     def __init__(
@@ -138,9 +138,9 @@ class AccumulatedGradients:
         self._states = LossStates.of(algorithm) if states is None else states
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        """{"loss": gradients}, or {group: gradients} where `by` names the group of each term (str: the term itself).
+        """{"loss": gradients}, or {group: gradients} if `by` maps each term to its group (str: the term itself).
 
-        Gradients are in the order of the policy's parameters; None where nothing depends on one.
+        Gradients are in the order of the policy's parameters; None for a parameter that the loss does not depend on.
         """
         if self._ranks is None:
             totals, tally = self._that_fit(by)
@@ -152,7 +152,7 @@ class AccumulatedGradients:
         return totals
 
     def _that_fit(self, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
-        """As `_own`, with micro-batches half as large where memory runs out, down to single rows."""
+        """Like `_own`, but halves the micro-batches when memory runs out, down to single rows."""
         while True:
             try:
                 return self._own(by)
@@ -166,7 +166,7 @@ class AccumulatedGradients:
                 torch.cuda.empty_cache()
 
     def _own(self, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
-        """The gradients and figures of the rows of this process."""
+        """The gradients and metrics of this process's rows."""
         totals: dict[str, Gradients] = {} if by else {"loss": [None] * len(self._parameters)}
         tally = _Tally()
         for output, record in self._coupled(by, totals) if self._is_coupled else self._separate(by, totals):
@@ -175,7 +175,7 @@ class AccumulatedGradients:
         return totals, tally
 
     def _of_all(self, ranks: Ranks, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
-        """As `_own`, summed over the ranks; a coupled loss is that of all rows on every rank, and counts once."""
+        """Like `_own`, summed over the ranks; a coupled loss is computed for all rows on every rank, and counts once."""
         totals: dict[str, Gradients] = {}
 
         def own() -> tuple[dict[str, list[bool]], _Tally]:
@@ -184,7 +184,7 @@ class AccumulatedGradients:
                     f"{type(self._algorithm).__name__} asks for the gradient of each term, and the backward pass of a policy "
                     "that is split over ranks adds up all terms; use parallel=replicated, or algorithm/combine=sum"
                 )
-            found, tally = self._own(by) if self._is_coupled else self._that_fit(by)  # a coupled loss exchanges within
+            found, tally = self._own(by) if self._is_coupled else self._that_fit(by)  # a coupled loss exchanges data itself
             totals.update(found)
             return {name: [part is not None for part in gradients] for name, gradients in found.items()}, tally.detached()
 
@@ -206,7 +206,7 @@ class AccumulatedGradients:
         return self._algorithm.couples_rows and (len(self._slices) > 1 or self._ranks is not None)
 
     def non_finite_rows(self, error: NonFiniteGradientError) -> NonFiniteLossError:
-        """The error that names the terms and rows of a gradient that an update refused; of split weights the gradient alone."""
+        """The error that names the terms and rows of a refused non-finite gradient; with sharded weights, the gradient only."""
         if self._ranks is not None and self._ranks.lockstep is not None:
             return NonFiniteLossError(f"the loss is finite, its gradient is not: {error}", [])
         return non_finite_rows(error, self._algorithm, self._policy, self._reference, self.batch)
@@ -241,7 +241,7 @@ class AccumulatedGradients:
         self, totals: dict[str, Gradients], name: str, heads: list[Tensor], seeds: list[Tensor | None], *, keep: bool = False
     ) -> None:
         wanted = [(head, seed) for head, seed in zip(heads, seeds, strict=True) if head.requires_grad]
-        if not wanted:  # nothing depends on the policy: a batch of empty completions, say
+        if not wanted:  # nothing depends on the policy, as in a batch of empty completions
             totals.setdefault(name, [None] * len(self._parameters))
             return
         if self._ranks is not None and self._ranks.lockstep is not None:
@@ -257,7 +257,7 @@ class AccumulatedGradients:
 
 
 class _Tally:
-    """Sums of a loss's terms, metrics and statistics of its states over micro-batches."""
+    """Sums over micro-batches of a loss's terms, its metrics and the statistics of its states."""
 
     def __init__(self) -> None:
         self._terms: dict[str, Tensor] = {}
@@ -280,7 +280,7 @@ class _Tally:
             self.record[name] = (old[0] + total, old[1] + count)
 
     def detached(self) -> _Tally:
-        """The same sums on the CPU, to be sent to other ranks."""
+        """The same sums, detached and on the CPU, for sending to other ranks."""
         tally = _Tally()
         tally._terms = {name: total.cpu() for name, total in self._terms.items()}
         tally._sums = {name: (total.cpu(), count.cpu()) for name, (total, count) in self._sums.items()}
@@ -304,9 +304,9 @@ class _Tally:
 
 
 class _Leaves:
-    """A copy of the policy whose statistics are leaves computed without a graph; `replay` computes them again with one.
+    """A copy of the policy whose statistics are leaf tensors, computed without a graph; `replay` recomputes them with a graph.
 
-    Each rank computes those of its own rows, and has the leaves of all.
+    Each rank computes the statistics of its own rows, and has the leaves of all rows.
     """
 
     def __init__(self, policy: Policy, micro_batch: int | None, ranks: Ranks | None = None) -> None:
@@ -338,7 +338,7 @@ class _Leaves:
         return TokenStatistics(**joined)
 
     def replay(self, gradients: tuple[Tensor | None, ...]) -> Iterator[tuple[list[Tensor], list[Tensor | None]]]:
-        """(statistics of a slice with their graph, the gradients that belong to them), slice by slice."""
+        """(statistics of a slice with their graph, the gradients with respect to them), slice by slice."""
         remaining = list(gradients)
         for sequences, settings, present in self._calls:
             mine, remaining = remaining[: len(present)], remaining[len(present) :]
@@ -368,7 +368,7 @@ def _widened(values: Tensor, width: int) -> Tensor:
 
 
 def _slices(row_tokens: Sequence[int], micro_batch: int | None, ranks: Ranks | None) -> list[slice]:
-    """The micro-batches of the rows of this process."""
+    """The micro-batches of this process's rows."""
     if ranks is None:
         return list(micro_batches(row_tokens, micro_batch))
     own = ranks.rows(row_tokens)
@@ -377,7 +377,7 @@ def _slices(row_tokens: Sequence[int], micro_batch: int | None, ranks: Ranks | N
 
 
 def micro_batches(row_tokens: Sequence[int], micro_batch: int | None) -> Iterator[slice]:
-    """Slices of consecutive rows: of `micro_batch` rows, or of about TOKENS_AT_ONCE tokens when padded to the longest row."""
+    """Slices of consecutive rows: `micro_batch` rows each, or about TOKENS_AT_ONCE tokens after padding to the longest row."""
     if micro_batch is not None:
         yield from (slice(start, start + micro_batch) for start in range(0, len(row_tokens), micro_batch))
         return

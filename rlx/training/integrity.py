@@ -1,7 +1,7 @@
 """Digests that are written with a checkpoint and verified before it is used.
 
-They cover the files of the checkpoint, and the logged lines and the config of the run at that moment: a resumed run must
-not go on from weights, a trainer's state or metrics that are not those that were written.
+They cover the files of the checkpoint, and the run's logged lines and config at that moment: a resumed run must not continue
+from weights, trainer state or metrics that differ from those that were written.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def digest_of(path: Path, size: int | None = None) -> str:
 
 
 def seal(values: dict[str, Any], checkpoint: Path, run: Path) -> dict[str, Any]:
-    """The plain values of a trainer's state with digests beside them.
+    """Add digests to the plain values of a trainer's state.
 
-    values: what is written beside the digests. checkpoint: the directory, all its other files written. run: of the record.
+    values: the values to which the digests are added. checkpoint: the directory, with all other files already written. run: the
+    directory of the record.
     """
     files = {file.name: digest_of(file) for file in sorted(checkpoint.iterdir())}
     logs = {}
@@ -50,10 +51,10 @@ def seal(values: dict[str, Any], checkpoint: Path, run: Path) -> dict[str, Any]:
 
 
 def verify_checkpoint(directory: Path, values: dict[str, Any]) -> None:
-    """Refuse a checkpoint one of whose files is not what was written.
+    """Raise DataError if a file of the checkpoint differs from what was written.
 
-    directory: the checkpoint, `step_<n>`. values: its trainer's state as `seal` gave it; one of rlx before digests has none.
-    Raises DataError.
+    directory: the checkpoint, `step_<n>`. values: its trainer state as returned by `seal`; older versions of rlx wrote no
+    digests.
     """
     step = directory.name.removeprefix("step_")
     if step.isdigit() and values.get("step") != int(step):
@@ -73,10 +74,10 @@ def verify_checkpoint(directory: Path, values: dict[str, Any]) -> None:
 
 
 def verify_logs(run: Path, values: dict[str, Any]) -> None:
-    """Refuse to go on where lines that were logged before the checkpoint are gone or changed. Raises DataError."""
+    """Raise DataError if lines logged before the checkpoint are missing or changed."""
     for name, log in (values.get(SEALED) or {}).get("logs", {}).items():
         file = run / name
-        size = file.stat().st_size if file.is_file() else 0  # a pipe is none
+        size = file.stat().st_size if file.is_file() else 0  # a pipe is not a regular file
         if size < log["bytes"]:
             wrong = f"has {size} of the {log['bytes']} bytes" if size else "is gone, with the lines"
         elif digest_of(file, log["bytes"]) != log["sha256"]:
@@ -90,9 +91,9 @@ def verify_logs(run: Path, values: dict[str, Any]) -> None:
 
 
 def verify_record(record: RunRecord) -> None:
-    """Refuse a record whose config or seed is not the one that its hash was made of. Raises DataError.
+    """Raise DataError if a record's config or seed does not match its hash.
 
-    A record of another version of rlx may have been hashed in another way: nothing is said of it.
+    A record of another version of rlx may have been hashed differently and is not checked.
     """
     if record.provenance.get("rlx", {}).get("code") != code_hash():
         return

@@ -1,4 +1,4 @@
-"""The training loop, equal for every algorithm: draw, update, evaluate, checkpoint."""
+"""The training loop, the same for every algorithm: draw, update, evaluate, checkpoint."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ProgressView(Protocol):
 class TrainingPlan:
     """How long the loop runs, and when it evaluates and checkpoints, in steps; max_seconds in seconds of training.
 
-    halves: micro-batches are halved where memory runs out.
+    halves: halve micro-batches when memory runs out.
     """
 
     seed: int
@@ -60,21 +60,21 @@ class TrainingPlan:
     keep_best: bool
 
     def evaluates_at(self, step: int) -> bool:
-        """Before training, every `eval_every` steps, and at the end."""
+        """Whether to evaluate: before training, every `eval_every` steps, and at the end."""
         return step in (0, self.num_steps) or (self.eval_every is not None and step % self.eval_every == 0)
 
     def checkpoints_at(self, step: int) -> bool:
-        """Every `checkpoint_every` steps and at the end."""
+        """Whether to checkpoint: every `checkpoint_every` steps and at the end."""
         return step == self.num_steps or (self.checkpoint_every is not None and step % self.checkpoint_every == 0)
 
 
 @dataclass
 class Loop:
-    """The objects of a run. `run` continues from `progress`. The reference may move; that of the evaluator does not.
+    """The objects of a run. `run` continues from `progress`. The reference may move; the evaluator's reference does not.
 
-    ranks: those that train together, and decide together; None where this process is alone.
-    states: the running means of the algorithm's losses. memory: what the run needs.
-    ahead: makes draws one step before their updates; None where they are made in their own step.
+    ranks: the processes that train and decide together; None for a single process.
+    states: the running means of the algorithm's losses. memory: the memory that the run needs.
+    ahead: makes draws one step before their updates; None if each is made in its own step.
     """
 
     plan: TrainingPlan
@@ -95,7 +95,7 @@ class Loop:
     ahead: DrawAhead | None = None
     _clock: dict[str, float] = field(default_factory=dict)
     _mark: float = 0.0
-    _is_late: bool = False  # whether max_seconds are over: looked at once a step, by all ranks together
+    _is_late: bool = False  # whether max_seconds have passed: checked once per step, by all ranks together
 
     def run(self) -> dict[str, float]:
         """Train to the end of the plan; returns the metrics of the last evaluation. Raises Stopped after a signal."""
@@ -109,11 +109,11 @@ class Loop:
         self._mark = time.monotonic()
         self._look_at_clock()
         metrics: dict[str, float] = {}
-        if self.progress.step == 0 or self._finished(metrics):  # resumed after its last step: evaluated again, logged already
+        if self.progress.step == 0 or self._finished(metrics):  # resumed after its last step: this is logged already
             metrics = self._evaluate()
             if self.progress.step == 0:
                 self.recorder.log(0, metrics)
-        self.stop.begin()  # before this, a signal ends the run at once, since there is nothing to save
+        self.stop.begin()  # until here a signal ends the run at once, as there is nothing to save
         if self.ranks is not None and (early := self._signal()):
             raise Stopped(self.progress.step, early)
         while not self._finished(metrics):
@@ -140,12 +140,12 @@ class Loop:
         return metrics
 
     def cut_into(self, micro_batch: int | None) -> None:
-        """From now on updates and evaluations have micro-batches of so many rows."""
+        """Use micro-batches of this many rows for updates and evaluations from now on."""
         self.plan = replace(self.plan, micro_batch=micro_batch)
         self.evaluator = replace(self.evaluator, micro_batch=micro_batch)
 
     def _signal(self) -> int:
-        """The signal that has come, to any rank; 0 for none."""
+        """The number of the signal that any rank has received; 0 if none."""
         number = self.stop.signal_number or 0
         return number if self.ranks is None else self.ranks.agree(number)[0]
 
@@ -164,7 +164,7 @@ class Loop:
         return self.progress.seconds
 
     def _step(self, step: int) -> dict[str, float]:
-        """One draw and its updates. Metrics are means over the updates; losses are those before each update."""
+        """One draw and its updates. Metrics are means over the updates; losses are measured before each update."""
         root = Stream(self.plan.seed)
         self.optimizer.start_step(step)
         with self._timed("draw"), torch.no_grad():
@@ -210,7 +210,7 @@ class Loop:
 
     @contextmanager
     def _lab(self, step: int) -> Iterator[Lab]:
-        """What `draw` and `validate` may use. With several ranks each computes its part of the statistics."""
+        """The Lab for `draw` and `validate`. With several ranks each computes its part of the statistics."""
         lab = Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(self.plan.seed), self.progress.state)
         if self.ranks is None:
             yield lab
@@ -233,7 +233,7 @@ class Loop:
         return drawn
 
     def _require_alike(self, batch: Any, method: str) -> None:
-        """Raises TrainingError on every rank where a method gave one of them another batch."""
+        """Raise TrainingError on every rank if a method returned different batches on different ranks."""
         if self.ranks is None:
             return
         from rlx.parallel.alike import contents, difference
@@ -247,7 +247,7 @@ class Loop:
                 )
 
     def _drawn_ahead(self, ahead: DrawAhead, step: int) -> Drawn:
-        """The batch of a step by the weights of the step before; that of the next step is begun, by the weights as they are."""
+        """The batch of a step, drawn with the previous step's weights; starts drawing the next one with the current weights."""
 
         def draw(number: int) -> Drawn:
             with without_state(
@@ -256,7 +256,7 @@ class Loop:
                 return self._draw(number, ahead.policy, ahead.reference, version=ahead.version)
 
         drawn = ahead.take()
-        if drawn is None:  # the first step, which has none before it, or the first after a resume
+        if drawn is None:  # the first step of the run, or the first after a resume
             if step == 0:
                 ahead.follow(self.policy, version=self._updates, state={})
             drawn = draw(step)
@@ -267,7 +267,7 @@ class Loop:
             return replace(drawn, batch=self.algorithm.renewed(lab, drawn.batch))
 
     def _draw(self, step: int, policy: Policy, reference: Reference, *, version: int) -> Drawn:
-        """The batch of a step by these weights. version: the updates that they have seen."""
+        """Draw the batch of a step with these weights. version: the number of updates that they have had."""
         with torch.no_grad():
             self.sampler.refresh(policy, version=version)
             with self._lab(step) as lab:
@@ -278,7 +278,7 @@ class Loop:
 
     @property
     def _updates(self) -> int:
-        """Updates so far."""
+        """The number of updates so far."""
         return int(self.progress.totals.get("updates", 0))
 
     def _count(self, name: str, amount: float) -> None:
@@ -289,7 +289,7 @@ class Loop:
         with self._timed("evaluation"), torch.no_grad():
             if self.ranks is None:
                 evaluation, extra = self._measured(step)
-            else:  # the figures of rank 0 everywhere, since scores decide when a run ends
+            else:  # use rank 0's metrics on all ranks, since scores decide when a run ends
                 evaluation, extra = self.ranks.exchange("an evaluation", lambda: self._measured(step))[0]
         taken = sorted(extra.keys() & evaluation.metrics.keys())
         if taken:
@@ -306,7 +306,7 @@ class Loop:
         return metrics
 
     def _measured(self, step: int) -> tuple[Evaluation, dict[str, float]]:
-        """The evaluation, and what the algorithm adds to it."""
+        """The evaluation, with the metrics that the algorithm adds."""
         evaluation = self.evaluator(self.policy)
         with self._lab(step) as lab:
             return evaluation, self.algorithm.validate(lab)
@@ -323,9 +323,9 @@ class Loop:
             self.ranks.from_first("a checkpoint", lambda: self._save(gathered))
 
     def gathered(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Weights and trainer's tensors on rank 0, where they are split over the ranks; empty on others; None where they are not.
+        """If weights are sharded: all weights and trainer tensors on rank 0, empty on other ranks. None if not sharded.
 
-        Called by all ranks at the same time.
+        All ranks must call it at the same time.
         """
         if self.ranks is None or self.ranks.lockstep is None:
             return None
@@ -356,7 +356,7 @@ class Loop:
 
 
 def require_equal_weights(policy: Policy, ranks: Ranks) -> None:
-    """Raise TrainingError unless the trained weights of all ranks are equal to the last bit."""
+    """Raise TrainingError unless the trained weights of all ranks are bitwise equal."""
 
     def digest() -> str:
         found = hashlib.blake2b(digest_size=16)

@@ -1,6 +1,6 @@
-"""What a run needs in memory, by part, against what its device has, and which keys lower it.
+"""The memory that a run needs, by part, compared with what its device has, and the config keys that lower it.
 
-Activations and logits are measured on a few rows and scaled to the largest micro-batch; the rest is counted.
+Activations and logits are measured on a few rows and scaled to the largest micro-batch; the rest is computed from sizes.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from rlx.rollout.transformers import TransformersSampler
 from rlx.seeding import Stream
 from rlx.training.gradients import micro_batches
 
-SHARE = 0.9  # of what a device has, for micro_batch=auto
+SHARE = 0.9  # share of the device's memory that micro_batch=auto may use
 AUTO = "auto"
 CHECKPOINTING = "activation_checkpointing=true"
 MICRO_BATCH = "micro_batch=auto, or half of its rows"
 PRECISION = "precision=bfloat16"
 ADAPTER = "policy/adapter=lora"
 OPTIMIZER = "optimizer=adafactor"
-_CHOICE_ELEMENTS = 1 << 24  # of logits that sampling, and the KL of an evaluation, look at together
-_FEW_PROMPTS = 256  # that the longest one is looked for among
+_CHOICE_ELEMENTS = 1 << 24  # elements of logits that sampling, and the KL of an evaluation, process at once
+_FEW_PROMPTS = 256  # prompts among which the longest is searched
 _OF_PAIR_LOSSES = frozenset({"entropy", "sum_p_squared"})
 
 
 @dataclass(frozen=True)
 class Load:
-    """The rows of one update of an algorithm, the longest it may draw, in the order in which they are cut; and what it reads.
+    """The rows of one update of an algorithm, the longest it may draw, in micro-batch order, and the inputs that it reads.
 
-    source: the pairs that they are taken from, where a reference keeps its values of them.
+    source: the pairs that the rows come from, if a reference caches its values of them.
     """
 
     rows: Sequences
@@ -64,13 +64,13 @@ class Load:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of a run by part. Phases follow each other: the peak is what stays, with the largest of them.
+    """Bytes of a run by part. Phases follow each other: the peak is the permanent part plus the largest phase.
 
-    gradients: of an update, and a second time where they are clipped or added up over micro-batches. stored: the passes of the
-    reference over a block of pairs, between the policy's forward and its backward. cache: keys and values while completions are
-    sampled. choosing: the first pass over their prompts, and logits while sampling and evaluating. kernels: of torch's first
-    products, and of oneDNN where it multiplies. has: what the device has for the run; None where it does not say. micro_batch:
-    rows of the largest micro-batch; of_rows: of the update. taken: keys of `advice` that the run follows already.
+    gradients: of an update, counted twice if they are clipped or accumulated over micro-batches. stored: the reference's passes
+    over a block of pairs, between the policy's forward and backward. cache: keys and values during sampling. choosing: the
+    first pass over the prompts, and logits during sampling and evaluation. kernels: buffers of torch's first matrix products,
+    and of oneDNN if it is used. has: the device's memory for the run; None if unknown. micro_batch: rows of the largest
+    micro-batch; of_rows: rows of the update. taken: keys of `advice` that the run already uses.
     """
 
     weights: int
@@ -92,24 +92,24 @@ class MemoryPlan:
 
     @property
     def stays(self) -> int:
-        """The bytes that are held from the first step to the last."""
+        """The bytes held from the first step to the last."""
         return self.weights + self.reference + self.optimizer + self.kernels
 
     @property
     def update(self) -> int:
-        """The most that an update adds."""
+        """The bytes that an update adds at most."""
         added_up = self.gradients if self.micro_batch < self.of_rows else 0
         passes = self.activations + max(self.logits + self.gradients, self.stored)
         return max(added_up + passes, self.gradients * self.gradient_copies)
 
     @property
     def sampling(self) -> int:
-        """The most that sampling and evaluations add."""
+        """The bytes that sampling and evaluation add at most."""
         return self.cache + self.choosing
 
     @property
     def peak(self) -> int:
-        """The most that is held at one time."""
+        """The largest number of bytes held at one time."""
         return self.stays + max(self.update, self.sampling)
 
     def parts(self) -> dict[str, int]:
@@ -125,7 +125,7 @@ class MemoryPlan:
         return f"about {size_text(self.peak)}{has} on {self.device} ({shown}){short}"
 
     def advice(self) -> list[str]:
-        """Keys that lower the peak and are not taken yet, with what each saves, those that help most first."""
+        """Keys that lower the peak and are not used yet, with the savings of each, largest first."""
         smaller = {
             CHECKPOINTING: replace(self, activations=self.activations // 8),
             MICRO_BATCH: replace(
@@ -155,7 +155,7 @@ class MemoryPlan:
 
 
 _PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "logits", "stored", "cache", "choosing", "kernels")
-_KERNELS = 48 << 20  # bytes, as measured with torch 2.13 on a CPU
+_KERNELS = 48 << 20  # bytes, measured with torch 2.13 on a CPU
 _NAMES = {"cache": "key-value cache", "choosing": "sampling", "stored": "reference's passes", "kernels": "torch's kernels"}
 
 
@@ -165,7 +165,7 @@ def size_text(size: float) -> str:
 
 
 class Planner:
-    """Plans for a run that was assembled. cfg: its config. The policy is on its device, with its precision and its adapter."""
+    """Makes memory plans of an assembled run. cfg: its config. The policy is on its device, with its dtype and adapter."""
 
     def __init__(self, cfg: DictConfig, experiment: Experiment) -> None:
         self._cfg, self._experiment = cfg, experiment
@@ -173,7 +173,7 @@ class Planner:
 
     @cached_property
     def loads(self) -> list[Load]:
-        """Of each algorithm of the run."""
+        """The load of each algorithm of the run."""
         return [self._load(algorithm) for algorithm in _algorithms(self._experiment.algorithm)]
 
     @cached_property
@@ -182,7 +182,7 @@ class Planner:
         return max((len(load.rows) for load in self.loads), default=1)
 
     def plan(self, micro_batch: int | None) -> MemoryPlan:
-        """What the run needs with micro-batches of so many rows."""
+        """The memory plan with micro-batches of this many rows."""
         trained = tensor_bytes([parameter.detach() for parameter in self._policy.parameters()])
         passes = [self._passes(load, micro_batch) for load in self.loads]
         largest = max((len(load.largest(micro_batch)) for load in self.loads), default=1)
@@ -209,7 +209,7 @@ class Planner:
         )
 
     def _taken(self, micro_batch: int) -> frozenset[str]:
-        """The keys of `MemoryPlan.advice` that this run follows already."""
+        """The keys of `MemoryPlan.advice` that this run already uses."""
         policy, optimizer = self._policy, str(self._cfg.optimizer._target_).lower()
         follows = {
             CHECKPOINTING: bool(self._cfg.activation_checkpointing),
@@ -221,7 +221,7 @@ class Planner:
         return frozenset(key for key, followed in follows.items() if followed)
 
     def largest_that_fits(self) -> int:
-        """The most rows of a micro-batch for which the plan takes at most SHARE of what the device has; at least 1."""
+        """The largest micro-batch, in rows, whose plan takes at most SHARE of the device's memory; at least 1."""
         least, most = 1, self.rows
         while least < most:
             middle = (least + most + 1) // 2
@@ -238,7 +238,7 @@ class Planner:
 
     @cached_property
     def _few(self) -> dict[int, Sequences]:
-        """One row of each load, the longest."""
+        """The longest row of each load."""
         return {id(load.rows): load.rows[len(load.rows) - 1 :] for load in self.loads}
 
     def _measure(self, requires: frozenset[str]) -> Any:
@@ -276,7 +276,7 @@ class Planner:
 
     @cached_property
     def _prompt_lengths(self) -> tuple[int, int]:
-        """Tokens of the longest prompt, and of the longest completion after it."""
+        """The number of tokens of the longest prompt, and of the longest completion after it."""
         task, policy, sampler = self._experiment.task, self._policy, self._experiment.sampler
         prompts = (task.prompts() if "rewards" in task.offers else task.held_out_prompts())[:_FEW_PROMPTS]
         longest = max(map(len, policy.text.encode_prompts([(prompt.text, prompt.tools) for prompt in prompts])), default=1)
@@ -285,7 +285,7 @@ class Planner:
         return longest, min(new, room)
 
     def _reference(self) -> int:
-        """Of the frozen copies of the policy."""
+        """The bytes of the frozen copies of the policy."""
         adapter = self._policy.adapter
         if adapter is not None:
             return 0 if adapter.is_fresh else tensor_bytes(list(adapter.state().values()))
@@ -293,7 +293,7 @@ class Planner:
         return whole * (1 if self._experiment.algorithm.moving_reference is None else 2)
 
     def _optimizer_bytes(self, trained: int) -> int:
-        """Of the optimiser's state, by what it keeps of a small matrix."""
+        """The bytes of the optimiser's state, extrapolated from its state for a small matrix."""
         parameter = torch.nn.Parameter(torch.ones(8, 8))
         parameter.grad = torch.ones_like(parameter)
         optimizer = self._experiment.make_optimizer([parameter])
@@ -303,17 +303,17 @@ class Planner:
         return round(trained * share / (parameter.numel() * parameter.element_size()))
 
     def _stored(self, load: Load, forward: float) -> int:
-        """Of the reference's pass over a block of pairs, whose values are kept for later."""
+        """The bytes of the reference's pass over a block of pairs, whose values are cached."""
         if load.source is None or self._policy.is_coarse:
             return 0
         block = pairs_per_block(self._policy, load.source)
         return round(forward * min(block, len(load.source)) * float(load.source.lengths.mean()))
 
     def _sampling(self, forward: float) -> tuple[int, int]:
-        """Bytes of the cache, and of logits, while completions are sampled and evaluated."""
+        """The bytes of the KV cache, and of logits, during sampling and evaluation."""
         evaluation, sampler = self._cfg.evaluation, self._experiment.sampler
         held_out = len(self._experiment.task.held_out_prompts())
-        draws = [(min(held_out, evaluation.num_prompts), evaluation.samples_per_prompt)]  # prompts, completions of each
+        draws = [(min(held_out, evaluation.num_prompts), evaluation.samples_per_prompt)]  # prompts, completions per prompt
         if isinstance(sampler, TransformersSampler):
             draws += [(len(load.rows), load.rows.group_size) for load in self.loads if "entropy" in load.requires]
         prompts, group = max(draws, key=math.prod)
@@ -325,21 +325,21 @@ class Planner:
         elements = min(rows * vocabulary, _CHOICE_ELEMENTS)
         # logits, log-probabilities, probabilities, and their running sum in float64
         choosing = 4 * rows * vocabulary + (4 + 4 + 8) * elements
-        kl = 6 * 4 * min(rows * new * vocabulary, _CHOICE_ELEMENTS)  # of an evaluation, when the cache is gone
-        kept = 1 if self._experiment.task.interaction is None else 2  # as much is kept between the turns
+        kl = 6 * 4 * min(rows * new * vocabulary, _CHOICE_ELEMENTS)  # of an evaluation, when the KV cache is freed
+        kept = 1 if self._experiment.task.interaction is None else 2  # the same amount is kept between turns
         cache = held * cache_bytes_per_token(self._policy) * kept
         return cache, max(choosing, round(forward * prompts * prompt), kl - cache)
 
 
 def planned(cfg: DictConfig, experiment: Experiment) -> tuple[MemoryPlan | None, str]:
-    """What the run needs, and as a line of text; with micro_batch=auto, with the largest micro-batch that fits.
+    """The memory plan of a run, and a line of text; with micro_batch=auto, for the largest micro-batch that fits.
 
-    None where it cannot be measured: an algorithm or a model of the user's own may refuse the rows that are tried.
+    The plan is None if it cannot be measured: a user's algorithm or model may refuse the probe rows.
     """
     planner = Planner(cfg, experiment)
     try:
         plan = planner.plan(planner.largest_that_fits() if cfg.micro_batch == AUTO else cfg.micro_batch)
-    except Exception as error:  # of whatever kind they raise; training does not need the plan, but auto does
+    except Exception as error:  # any type that user code raises; training does not need the plan, but auto does
         if cfg.micro_batch == AUTO:
             raise
         return None, f"not known ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
@@ -347,7 +347,7 @@ def planned(cfg: DictConfig, experiment: Experiment) -> tuple[MemoryPlan | None,
 
 
 def plan_text(cfg: DictConfig) -> str:
-    """What a run of this config needs in memory, as lines of text; nothing is trained or recorded."""
+    """The memory that a run of this config needs, as lines of text, without training or recording anything."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     planner = Planner(cfg, assemble(cfg))
     return planner.plan(planner.largest_that_fits() if cfg.micro_batch == AUTO else cfg.micro_batch).table()
@@ -360,7 +360,7 @@ def _algorithms(owner: Any) -> Iterator[Algorithm[Any]]:
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Bytes that the device has for this process: what is free, with what the process holds already; None where it is unknown."""
+    """Bytes available to this process on the device: free memory plus what the process already holds; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type == "mps":
@@ -369,7 +369,7 @@ def device_memory(device: torch.device) -> int | None:
 
 
 def _free_memory() -> int | None:
-    """Bytes of main memory that processes may still take, with what this one holds."""
+    """Bytes of main memory available to this process: free memory plus what it already holds."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         own = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -383,7 +383,7 @@ def _free_memory() -> int | None:
 
 
 def out_of_memory(error: BaseException, plan: MemoryPlan | None) -> TrainingError:
-    """The error that says which keys help most. plan: of the run; None where the memory ran out before there was one."""
+    """The error that says which keys help most. plan: of the run; None if memory ran out before it was made."""
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     if plan is None:
         general = "policy/adapter=lora, policy.dtype=bfloat16 with it, or a smaller policy"

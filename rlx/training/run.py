@@ -1,4 +1,4 @@
-"""One run from its config to its record: a new, resumed or repeated one, whose outcome is recorded whatever happens."""
+"""One run from config to record: a new, resumed or repeated run, whose outcome is recorded whatever happens."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 def run_recorded(
     cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None], ranks: Ranks | None = None
 ) -> AlgorithmResult:
-    """Assemble and run; the outcome is written into the record, an error or a signal too.
+    """Assemble and run; write the outcome, including an error or a signal, to the record.
 
-    ranks: those that train together; recorder and view of all but the first write and show nothing.
+    ranks: the processes that train together; only the first one's recorder and view write and show anything.
     """
     is_first = ranks is None or ranks.is_first
     stop = Stop()
@@ -111,7 +111,7 @@ def _export(cfg: DictConfig, loop: Loop, *, is_first: bool) -> None:
 def _prepared(
     cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None], ranks: Ranks | None
 ) -> Loop:
-    """The loop at its first step, or at the step where `prepare` lets it continue."""
+    """The loop at its first step, or at the step from which `prepare` makes it continue."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar is enough
     set_threads(cfg.threads)
     require_writable(cfg.export.path)
@@ -139,7 +139,7 @@ def _prepared(
 
 
 def _assembled(cfg: DictConfig) -> Experiment:
-    """The objects of the run, its values looked through before anything is recorded of it."""
+    """The objects of the run, after checking its values, before anything is recorded."""
     experiment = assemble(cfg)
     require_possible(cfg, experiment)
     experiment.sampler.prepare(experiment.policy)
@@ -153,7 +153,7 @@ def _keep(directory: Path, error: NonFiniteLossError) -> Path:
 
 
 def require_writable(path: str | None) -> None:
-    """Create the directory of the final weights before training; ConfigError where it cannot be written."""
+    """Create the directory for the final weights before training. Raises ConfigError if it is not writable."""
     if path is None:
         return
     try:
@@ -175,8 +175,8 @@ def train(
 ) -> AlgorithmResult:
     """Run a checked config: a new run, or the run that its `resume` or `rerun` names.
 
-    algorithm: the name that it was chosen by. directory: of the record, where the caller chooses one.
-    Raises RlxError, with the record saying failed; Stopped, with the record saying interrupted, and a checkpoint after a step.
+    algorithm: the name by which it was chosen. directory: of the record, if the caller chooses one.
+    Raises RlxError with status failed in the record, or Stopped with status interrupted, and a checkpoint if a step was made.
     """
     view = view or TrainView()
     ranks = None
@@ -200,7 +200,7 @@ def train(
 
 @contextmanager
 def _ended_together(ranks: Ranks | None) -> Iterator[None]:
-    """No rank ends before rank 0 has written the record, unless it fails alone."""
+    """Keep every rank alive until rank 0 has written the record, unless it fails alone."""
     try:
         yield
     except BaseException as error:
@@ -240,7 +240,7 @@ def _new(
 
 
 def _recorder(make: Callable[[], Recorder], ranks: Ranks | None) -> Recorder:
-    """The recorder that `make` gives; with several ranks it is that of rank 0, and the others write nothing."""
+    """The recorder from `make`; with several ranks only rank 0's writes anything."""
     if ranks is None:
         return make()
     from rlx.parallel.silent import recorder_of_first
@@ -249,7 +249,7 @@ def _recorder(make: Callable[[], Recorder], ranks: Ranks | None) -> Recorder:
 
 
 def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView, ranks: Ranks | None) -> AlgorithmResult:
-    """Continue a run from its last checkpoint. Raises an RlxError where there is none, or where data or code changed."""
+    """Continue a run from its last checkpoint. Raises an RlxError if there is none, or if data or code changed."""
     before = read_run(run) if ranks is None else ranks.from_first("the record", lambda: read_run(run))
     steps = checkpoint_steps(before.directory)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
@@ -257,7 +257,7 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
     if before.status == "running":
         raise ConfigError(f"{run} is still running ({written_by(before)}); wait for it, or stop it first")
     if not steps:
-        command = shlex.join(word for word in before.command if not word.startswith("hydra.run.dir="))  # its place is taken
+        command = shlex.join(word for word in before.command if not word.startswith("hydra.run.dir="))  # that directory exists
         raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {command}")
     verify_record(before)
     latest = checkpoint_path(before.directory, steps[-1])
@@ -293,12 +293,12 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
 def _rerun(
     cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView, ranks: Ranks | None
 ) -> AlgorithmResult:
-    """Run the config of a run again, and report whether the metrics are equal to the last bit."""
+    """Run the config of a run again, and report whether the metrics are bitwise equal."""
     before = read_run(run)
-    run = before.directory.absolute()  # what was given may be a `latest`, which names the new run when that has begun
+    run = before.directory.absolute()  # the given path may be `latest`, which will point to the new run
     if cfg.threads is None:
         set_threads(before.threads)
-    folders = folder_words(before.command)  # of what the overrides choose, where the command is read again
+    folders = folder_words(before.command)  # the folders that hold what the overrides choose, for reading the command again
     result = _new(cfg, before.algorithm, [*command, *folders], before.overrides, directory, view, ranks)
     if ranks is not None and not ranks.is_first:
         return result
@@ -317,7 +317,7 @@ def _rerun(
 
 
 def reproducible(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics without times and memory."""
+    """A metrics line without times and memory."""
     return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory", "cost/micro_batch"))}
 
 

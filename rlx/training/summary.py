@@ -1,4 +1,4 @@
-"""Descriptions of a run and of its result, as plain values for the record and the terminal."""
+"""Descriptions of a run and its result as plain values, for the record and the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rlx.training.memory import AUTO
 
 
 def opening_facts(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[str, str]:
-    """Label -> text of the table that is shown before the first step of a run."""
+    """Label -> text of the table shown before the first step of a run."""
     policy, task = experiment.policy, experiment.task
     facts = {
         "task": task.name,
@@ -63,14 +63,14 @@ def opening_facts(cfg: DictConfig, experiment: Experiment, record: RunRecord) ->
 
 
 def rows_text(micro_batch: int | str | None) -> str:
-    """How many rows of an update go through the policy together."""
+    """The number of rows per forward pass, as text."""
     if micro_batch is None:
         return f"up to {TOKENS_AT_ONCE:,} tokens"
     return "as many rows as fit" if micro_batch == AUTO else quantity(int(micro_batch), "row")
 
 
 def left_out(*sides: TokenizedPairs) -> str:
-    """How many pairs of a split were dropped when tokenised and why, and how many prompts were shortened, as text."""
+    """How many pairs of a split tokenisation dropped and why, and how many prompts it shortened, as text."""
     dropped = sum((Counter(side.dropped) for side in sides), Counter())
     said = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     leaving = f"; dropped: {said}, leaving {' and '.join(str(len(side)) for side in sides)}" if said else ""
@@ -79,7 +79,7 @@ def left_out(*sides: TokenizedPairs) -> str:
 
 
 def hyperparameters_text(node: Any, *, skip: Sequence[str] = ()) -> str:
-    """`name=value` of a node's plain hyperparameters, and the names of the parts that it is made of (advantage=gae)."""
+    """`name=value` of a node's plain hyperparameters, and the names of its parts (advantage=gae)."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     own = {str(name): value for name, value in values.items() if name not in skip and not str(name).startswith("_")}
@@ -89,7 +89,7 @@ def hyperparameters_text(node: Any, *, skip: Sequence[str] = ()) -> str:
 
 
 def _parts(values: Mapping[Any, Any], above: str = "") -> list[str]:
-    """`name=class` of the nodes among the values, those within them too."""
+    """`name=class` of the nodes among the values, including nested ones."""
     found = []
     for name, value in values.items():
         if isinstance(value, dict) and "_target_" in value:
@@ -130,8 +130,8 @@ def result_of(
 
 
 def peak_memory() -> int:
-    """The peak of this process's resident memory in bytes."""
-    with contextlib.suppress(OSError, StopIteration, ValueError):  # Linux, where getrusage includes the memory of the parent
+    """The peak resident memory of this process in bytes."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # on Linux, getrusage includes the parent's memory
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     unit = 1 if sys.platform == "darwin" else 1024
@@ -139,7 +139,7 @@ def peak_memory() -> int:
 
 
 def closing_summary(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary that is shown when a run ends: metrics before and after, speed, and commands to try next."""
+    """The summary shown when a run ends: metrics before and after, speed, and commands to try next."""
     first = next((line for line in lines if "eval/score" in line), {})
     last = result.performance_metrics
     shown = [name for name in last if name in first]
@@ -154,7 +154,7 @@ def closing_summary(record: RunRecord, result: AlgorithmResult, lines: Sequence[
 
 
 def next_commands(record: RunRecord) -> list[str]:
-    """Commands to try after a run: the same with five seeds, and where to look at the results."""
+    """Commands to try after a run: the same run with five seeds, and commands that show the results."""
     output_dir = str(record.config["output_dir"])
     commands = [shlex.join(["rlx", "-m", *words_again(record), "seed=range(0,5)"]), "rlx runs sort=-score"]
     if output_dir != "outputs":
