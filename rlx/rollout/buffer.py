@@ -1,6 +1,6 @@
-"""A replay buffer: groups of rollouts of earlier steps, in tensors that the run's checkpoints contain.
+"""A replay buffer: groups of rollouts from earlier steps, in tensors that the run's checkpoints contain.
 
-Dimensions: N groups kept, G completions of a group, T tokens.
+Dimensions: N stored groups, G completions of a group, T tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _GROUPS = ("keys", "steps", "lengths", "rewards", "finished", "kept")  # [N] or 
 
 
 class ReplayBuffer:
-    """The newest `capacity` groups that were added, whole; the oldest leave first. Made anew in each `draw`, on `lab.state`.
+    """The newest `capacity` groups; the oldest are dropped first. Created anew in each `draw`, on `lab.state`.
 
-    name: tells several buffers of one algorithm apart. Raises ConfigError for a capacity below 1.
+    name: distinguishes several buffers of one algorithm. Raises ConfigError for a capacity below 1.
     """
 
     def __init__(self, lab: RolloutContext, *, capacity: int, name: str = "buffer") -> None:
@@ -31,13 +31,13 @@ class ReplayBuffer:
         self._lab, self._capacity, self._name = lab, capacity, name
 
     def __len__(self) -> int:
-        """How many groups are kept."""
+        """The number of stored groups."""
         return len(self._lab.state.get(f"{self._name}/keys", ()))
 
     def add(self, batch: RolloutBatch) -> None:
-        """Keep the groups of a batch: prompts, completions, sampling log-probabilities, rewards; not what an algorithm set.
+        """Store the groups of a batch: prompts, completions, sampling log-probabilities, rewards; not fields set by algorithms.
 
-        Raises ConfigError for another group size, temperature or other parts of the reward than the groups that are there have.
+        Raises ConfigError if group size, temperature or reward parts differ from those of the stored groups.
         """
         if any(value is not None for value in (batch.turns, batch.token_rewards, batch.failed)):
             raise ConfigError(
@@ -73,9 +73,9 @@ class ReplayBuffer:
         self._lab.state.update({f"{self._name}/{name}": value for name, value in kept.items()})
 
     def sample(self, num_groups: int) -> RolloutBatch:
-        """`num_groups` of the groups, each at most once, chosen at random by the step; all where there are fewer.
+        """Choose `num_groups` groups without replacement, at random depending on the step; all of them if there are fewer.
 
-        Raises ConfigError where the buffer is empty. tokens_sampled is 0: they were counted when they were sampled.
+        Raises ConfigError if the buffer is empty. tokens_sampled is 0, as the tokens were counted when they were sampled.
         """
         if not len(self):
             raise ConfigError(f"the replay buffer {self._name} is empty; add a batch before a sample is taken")
@@ -83,7 +83,7 @@ class ReplayBuffer:
         return self.take(rng.permutation(len(self))[:num_groups].tolist())
 
     def take(self, rows: Sequence[int]) -> RolloutBatch:
-        """The groups at these places, 0 the oldest."""
+        """The groups at these indices; 0 is the oldest."""
         all_prompts, lengths = self._lab.task.prompts(), self._tensor("lengths")
         group_size = lengths.shape[1]
         ends = lengths.flatten().cumsum(0)

@@ -1,4 +1,4 @@
-"""Conversations with an environment while they are played: all that still run get their next turn sampled together.
+"""Conversations with an environment while they run: the next turns of all unfinished conversations are sampled together.
 
 Dimensions: P prompts, G conversations of a prompt, T tokens.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Spans = tuple[tuple[int, int], ...]
-# What is said of an environment whose words are not read as they stand.
+# Warnings about environments whose messages the policy does not see exactly as given.
 _SAID = {
     "special_plain": "spell special tokens; they are plain text to the policy",
     "special_text": "spell special tokens, and the policy reads them as such: chat template or tokenizer do not tell the two "
@@ -41,7 +41,7 @@ _SAID = {
 
 @dataclass(frozen=True)
 class TurnSampler:
-    """Samples turns of the assistant with the random numbers of one draw. past: what was read of its conversations, if kept."""
+    """Samples the assistant's turns with the random numbers of one draw. past: cached states of its conversations, if kept."""
 
     policy: Policy
     sampler: Sampler
@@ -54,7 +54,7 @@ class TurnSampler:
     past: Past | None = None
 
     def first(self, prompts: Sequence[Tokens], group_size: int) -> Rollout:
-        """The first turns, `group_size` of each prompt."""
+        """The first turns, `group_size` for each prompt."""
         return self.sampler.sample(
             self.policy,
             prompts,
@@ -101,10 +101,10 @@ class TurnSampler:
 
 @dataclass(eq=False)
 class Dialogue:
-    """A conversation while it is played: its tokens in pieces, prompt first, and what the policy has sampled of them.
+    """A running conversation: its tokens in pieces, prompt first, with log-probabilities of those that the policy sampled.
 
-    row: the number of its prompt in the draw; column: its own among those of the prompt. sent: the assistant's last turn as the
-    environment gets it. reply: what that said to it.
+    row: the index of its prompt in the draw; column: its index among the conversations of that prompt. sent: the assistant's
+    last turn as sent to the environment. reply: the environment's answer to it.
     """
 
     row: int
@@ -127,7 +127,7 @@ class Dialogue:
 
     @property
     def history(self) -> Tokens:
-        """int64 [T]: all tokens, the prompt's first."""
+        """int64 [T]: all tokens, starting with the prompt."""
         return np.concatenate([self.prompt, *self.pieces])
 
     @property
@@ -140,11 +140,11 @@ class Dialogue:
         return self.conversation.environment.step(self.sent)
 
     def answered(self, outcome: Any) -> None:
-        """Take what the environment gave. Raises BrokenTurnError where it breaks its contract."""
+        """Process the environment's outcome. Raises BrokenTurnError if it breaks the contract."""
         self.reply = self.conversation.answered(outcome)
 
     def add(self, tokens: Tokens, logprobs: np.ndarray | None) -> None:
-        """Add a piece: sampled with these log-probabilities, or context."""
+        """Append a piece: sampled tokens with these log-probabilities, or context."""
         self.pieces.append(tokens)
         self.is_learned.append(logprobs is not None)
         self.logprobs.append(np.zeros(len(tokens), dtype=np.float32) if logprobs is None else logprobs)
@@ -153,7 +153,7 @@ class Dialogue:
 
 
 class DialogueRounds:
-    """All conversations of one draw, [P][G], and the rounds they are played in."""
+    """All conversations of one draw, [P][G], played in rounds."""
 
     def __init__(self, interaction: Interaction, turns: TurnSampler, prompts: Sequence[Prompt], group_size: int) -> None:
         self.interaction, self.turns = interaction, turns
@@ -175,7 +175,7 @@ class DialogueRounds:
         return [dialogue for group in self.dialogues for dialogue in group]
 
     def play(self) -> None:
-        """Play all conversations to their ends."""
+        """Play all conversations to the end."""
         self._start()
         round_number = 0
         running = [dialogue for dialogue in self._all if dialogue.runs]
@@ -224,7 +224,7 @@ class DialogueRounds:
         return type(self.environment).__name__
 
     def _sample(self, running: list[Dialogue], round_number: int) -> None:
-        """The next turn of each conversation that still runs."""
+        """Sample the next turn of each running conversation."""
         whole = [group for group in self.dialogues if all(dialogue.runs for dialogue in group)]
         if round_number == 0 and len(whole) == len(self.dialogues) and self.interaction.max_tokens is None:
             rollout = self.turns.first([group[0].prompt for group in self.dialogues], len(self.dialogues[0]))
@@ -242,7 +242,7 @@ class DialogueRounds:
             dialogue.sent = self._marked(said) if self.environment.reads_special_tokens else dialogue.conversation.turns[-1]
 
     def _marked(self, said: Tokens) -> str:
-        """A turn with its special tokens, that which ends it apart."""
+        """The text of a turn with its special tokens, except the one that ends it."""
         policy = self.turns.policy
         ended = len(said) > 0 and int(said[-1]) in policy.eos_token_ids
         return str(policy.tokenizer.decode(said[: len(said) - ended].tolist(), skip_special_tokens=False))
@@ -257,7 +257,7 @@ class DialogueRounds:
         return longest if positions is None else min(longest, positions - len(dialogue.prompt) - dialogue.length)
 
     def _answer(self, running: list[Dialogue]) -> None:
-        """What the environment answers each of them; where it goes on, its words become context."""
+        """Get the environment's answer to each conversation; if it continues, the answer becomes context."""
         so_far = {id(dialogue): tuple(dialogue.conversation.messages) for dialogue in running}
         self._call([(dialogue, dialogue.step, dialogue.answered) for dialogue in running])
         remarks: Counter[str] = Counter()
@@ -288,21 +288,21 @@ class DialogueRounds:
             self._call([(dialogue, talk.environment.cut_off, talk.was_cut) for dialogue, talk in ended])
 
     def _say(self, remarks: Counter[str]) -> None:
-        """Say once of this task what became of special tokens that the environment spelled."""
+        """Log each remark on how the policy reads the environment's messages, once per task."""
         for remark, count in remarks.items():
             if remark not in self.interaction.said:
                 self.interaction.said.add(remark)
                 _log.warning("%d of the turns that the environment %s just gave %s", count, self._name, _SAID[remark])
 
     def _context(self, dialogue: Dialogue, so_far: Sequence[Message], said: Any, remarks: set[str]) -> Tokens:
-        turn = dialogue.pieces[-1]  # empty where a server answered with nothing
+        turn = dialogue.pieces[-1]  # empty if a server returned no tokens
         ended = len(turn) > 0 and int(turn[-1]) in self.turns.policy.eos_token_ids
         opening = dialogue.conversation.opening
         tools = (*dialogue.conversation.prompt.tools, *self.tools)
         return encode_continuation(self.turns.policy.text, opening, so_far, said, tools=tools, ended=ended, remarks=remarks)
 
     def _call(self, calls: Sequence[tuple[Dialogue, Callable[[], Any], Callable[[Any], None]]]) -> None:
-        """Call the environments; where one raises, hangs or gives nonsense, its conversation ends and the others go on."""
+        """Call the environments; if one raises, hangs or returns nonsense, its conversation ends and the others continue."""
         outcomes = self.interaction.ask([call for _, call, _ in calls], [dialogue.row for dialogue, _, _ in calls])
         failed: list[tuple[Dialogue, BrokenTurnError]] = []
         for (dialogue, _, take), outcome in zip(calls, outcomes, strict=True):
@@ -315,7 +315,7 @@ class DialogueRounds:
         self._fail(failed)
 
     def _fail(self, broken: Sequence[tuple[Dialogue, BrokenTurnError]]) -> None:
-        """End conversations that the environment broke off, and say so."""
+        """End conversations that the environment aborted, and log a warning."""
         failed: list[str] = []
         for dialogue, error in broken:
             turn = f"turn {len(dialogue.conversation.turns)} of {dialogue.conversation.name}"
@@ -331,7 +331,7 @@ class DialogueRounds:
             _log.warning("%s%s; such conversations are not learned from", failed[0], more)
 
     def rollout(self) -> Rollout:
-        """All conversations as completions of their openings."""
+        """All conversations as completions of their prompts."""
         prompts, completions, learned = [], [], []
         for group in self.dialogues:
             prompts.append(group[0].prompt)
@@ -353,11 +353,11 @@ class DialogueRounds:
         return Rollout(sequences, logprobs, finished.reshape(len(self.dialogues), -1), self.temperature)
 
     def turn_spans(self) -> tuple[tuple[Spans, ...], ...]:
-        """For each conversation the tokens of each turn of the assistant."""
+        """For each conversation, the token range of each of the assistant's turns."""
         return tuple(tuple(tuple(dialogue.spans) for dialogue in group) for group in self.dialogues)
 
     def graded(self, task: Task) -> list[list[Graded]]:
-        """What each conversation earned; those that failed get the task's failed_reward."""
+        """The rewards of each conversation; failed ones get the task's failed_reward."""
         sound = [dialogue for dialogue in self._all if not dialogue.conversation.error]
         talks = [dialogue.conversation for dialogue in sound]
         wholes = [self.turns.sampler.text(self.turns.policy, np.concatenate(dialogue.pieces)) for dialogue in sound]

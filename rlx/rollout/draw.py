@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def exchanged(count: int, share: float, *, rng: Stream) -> list[int]:
-    """For each of `count` completions the number of the one whose reward it gets: its own, but for a random `share` of them.
+    """For each of `count` completions, the index of the one whose reward it gets: its own, except for a random `share`.
 
     A control that measures how much an algorithm depends on its reward: at share 1 rewards are independent of their completions.
     """
@@ -47,7 +47,7 @@ def _moved(part: Tensor, sources: Sequence[int]) -> Tensor:
 
 
 class RolloutContext(Protocol):
-    """What rollouts are made from; a Lab is one."""
+    """The objects needed for rollouts; a Lab provides them."""
 
     @property
     def task(self) -> Task: ...
@@ -66,11 +66,11 @@ class RolloutContext(Protocol):
 def roll_out(
     lab: RolloutContext, *, prompts_per_step: int, group_size: int, resample_attempts: int, filter_truncated: bool
 ) -> RolloutBatch:
-    """This step's rollouts: every prompt once an epoch, `group_size` completions each.
+    """This step's rollouts: every prompt once per epoch, `group_size` completions each.
 
     resample_attempts: how often groups without signal (all rewards equal) are replaced by groups of other prompts, drawn at
-    random; groups that still have no signal are kept. filter_truncated: truncated completions are left out of the loss, not out
-    of the rewards.
+    random; groups that still have no signal are kept. filter_truncated: leave truncated completions out of the loss, but not
+    out of the rewards.
     """
     if prompts_per_step < 1 or group_size < 1 or resample_attempts < 0:
         raise ConfigError(
@@ -110,7 +110,7 @@ def roll_out(
 
 
 def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, group_size: int, attempt: int = 0) -> RolloutBatch:
-    """Completions of the task's training prompts `rows`, decoded and rewarded."""
+    """Sample, decode and reward completions of the task's training prompts `rows`."""
     keys = [int(row) for row in rows]
     all_prompts = lab.task.prompts()
     prompts = tuple(all_prompts[key] for key in keys)
@@ -150,9 +150,9 @@ def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, grou
 
 
 def parts_and_weights(lab: RolloutContext, batch: RolloutBatch, *, by: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(float32 [P, G, K] the single rewards of a batch, float32 [K] their weights in the task).
+    """(float32 [P, G, K] the individual rewards of a batch, float32 [K] their weights in the task).
 
-    Raises TrainingError where the task's reward has no parts; `by` names the advantage that reads them.
+    Raises TrainingError if the task's reward has no parts; `by` names the advantage that reads them.
     """
     rewards = lab.task.all_rewards() if isinstance(lab.task, RewardedTask) else {}
     names = [name for name in rewards if name in batch.reward_parts]
@@ -183,14 +183,14 @@ def greedy_rewards(lab: RolloutContext, prompts: Sequence[Prompt]) -> torch.Tens
 
 
 def rewards_of(task: Task, played: Played) -> dict[str, torch.Tensor]:
-    """Name -> float32 [P, G], "reward" among them. Raises TrainingError if completions are rewarded in different parts."""
+    """Name -> float32 [P, G], including "reward". Raises TrainingError if completions have different reward parts."""
     if played.graded is None:
         raise ConfigError(f"task {task.name} gives no rewards; task=arithmetic, prompt_file and environment do")
     return {name: torch.tensor(part, dtype=torch.float32) for name, part in played.rewards().items()}
 
 
-# Curricula: from which prompts a step draws, where their difficulty rises with success. The level is kept in the state of the
-# run, which its checkpoints contain, so that a resumed run goes on where it was.
+# Curricula: the prompts that a step draws from, with a difficulty level that rises with success. The level is part of the run's
+# state, which checkpoints contain, so that a resumed run continues at its level.
 
 _LEVEL, _COUNT, _SUM = "curriculum/level", "curriculum/steps", "curriculum/success"
 
@@ -201,14 +201,14 @@ def level_of(curriculum: Curriculum, state: Mapping[str, Tensor]) -> int:
 
 
 def rows_at(curriculum: Curriculum, level: int) -> np.ndarray:
-    """int64 [N], the rows of the task's prompts of a level."""
+    """int64 [N], the rows of the task's prompts at a level."""
     return np.flatnonzero(np.array(curriculum.levels) == level)
 
 
 def learn_level(curriculum: Curriculum, state: dict[str, Tensor], batch: RolloutBatch, full: float | None) -> dict[str, float]:
-    """Count the success of a batch and raise the level for the next step if it suffices. Returns what is logged.
+    """Count the successes of a batch and raise the level for the next step if there are enough. Returns metrics to log.
 
-    full: the reward from which on a completion is right; None: its reward is its success.
+    full: the reward from which a completion counts as correct; None: the reward itself is the success.
     """
     level = level_of(curriculum, state)
     rewards = batch.rewards.double()

@@ -1,7 +1,7 @@
-"""The log-probabilities that a server reports against those of the policy: what rounding explains, and what explains more.
+"""Compares the log-probabilities that a server reports with the policy's: is the difference within rounding error?
 
-Both compute log_softmax(logits / temperature) of the same tokens, so they differ by rounding, or the server has other weights,
-another temperature, or another model. Dimensions: N completion tokens, L layers.
+Both compute log_softmax(logits / temperature) of the same tokens, so they differ only by rounding, unless the server has other
+weights, another temperature, or another model. Dimensions: N completion tokens, L layers.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from rlx.policy.base import Policy
 
 DTYPES = ("float32", "bfloat16", "float16")
-_ROUNDINGS = 32.0  # of one unit each, of the largest number of a forward pass, that add up in one log-probability at the most
-_OWN_ERRORS = 8.0  # times the policy's own, by which two arithmetics may differ
-_LEAST_SIZE = 8.0  # nats: the size of logits that errors scale with, where the log-probabilities are smaller
-_MEAN_SHARE = 1 / 16  # of the mean of many differences in the largest one
+_ROUNDINGS = 32.0  # largest error of a log-probability, in rounding units of the forward pass's largest number
+_OWN_ERRORS = 8.0  # allowed difference between two implementations, as a multiple of the policy's own rounding error
+_LEAST_SIZE = 8.0  # nats: lower bound of the size of logits with which errors scale
+_MEAN_SHARE = 1 / 16  # ratio of the mean of many differences to the largest one
 _UNLIKELY = 6.0  # standard errors
 _TEMPERATURES = (0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What rounding explains, in nats: the mean and the largest difference of log-probabilities."""
+    """The differences that rounding can explain, in nats: the mean and the largest difference of log-probabilities."""
 
     mean: float
     largest: float
 
 
 def tolerance(policy: Policy, dtype: str | None, *, num_tokens: int, least: float) -> Tolerance:
-    """The differences that rounding explains where one of the two computes in `dtype` (None: both as the policy does).
+    """The differences that rounding explains if the server computes in `dtype` (None: the policy's dtype).
 
-    u is the unit roundoff of the coarser one. Each of the L layers rounds what it adds to the hidden states; the errors are
-    independent, so that they grow with sqrt(L), and they scale with the logits, whose size a log-probability of `least` shows.
+    u is the unit roundoff of the coarser dtype. Each of the L layers rounds what it adds to the hidden states; the errors are
+    independent, so they grow with sqrt(L), and they scale with the logits, whose size `least`, the lowest log-probability, shows.
     The largest of the differences is about 32 u sqrt(L) max(8, |least|), except at tokens where the model magnifies rounding (see
     `own_rounding`); their mean is 1/16 of it, more over few tokens.
     """
@@ -53,18 +53,18 @@ def tolerance(policy: Policy, dtype: str | None, *, num_tokens: int, least: floa
 
 
 def _computed(policy: Policy) -> torch.dtype:
-    """What the policy's matrix products are computed in."""
+    """The dtype of the policy's matrix products."""
     return policy.forward_settings.autocast or policy.dtype
 
 
 def _coarser(policy: Policy, dtype: str | None) -> float:
-    """How many times coarser the server's arithmetic is than the policy's; 1 where it is not."""
+    """How many times coarser the server's arithmetic is than the policy's; 1 if it is not coarser."""
     return 1.0 if dtype is None else max(1.0, torch.finfo(getattr(torch, dtype)).eps / torch.finfo(_computed(policy)).eps)
 
 
 @dataclass(frozen=True, eq=False)
 class Reported:
-    """Completions with the log-probabilities that a server reports of their tokens, float32 one array each."""
+    """Completions with the log-probabilities that a server reports for their tokens, one float32 array each."""
 
     prompts: tuple[Tokens, ...]
     completions: tuple[Tokens, ...]
@@ -72,13 +72,13 @@ class Reported:
     temperature: float
 
     def spread(self, most: int | None) -> Reported:
-        """At most so many of them, evenly spaced, the first and the last among them."""
+        """At most `most` of them, evenly spaced, including the first and the last."""
         if most is None or len(self.prompts) <= most:
             return self
         return self.take(np.unique(np.linspace(0, len(self.prompts) - 1, most).round().astype(int)).tolist())
 
     def take(self, rows: Sequence[int]) -> Reported:
-        """The same of the completions `rows` alone."""
+        """The same for only the completions `rows`."""
         return Reported(
             prompts=tuple(self.prompts[row] for row in rows),
             completions=tuple(self.completions[row] for row in rows),
@@ -87,14 +87,14 @@ class Reported:
         )
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
-        """[N] values of all tokens, as one array a completion."""
+        """Split values [N] of all tokens into one array per completion."""
         return np.split(values, np.cumsum([len(tokens) for tokens in self.completions])[:-1])
 
 
 @dataclass(frozen=True, eq=False)
 class LogprobGap:
-    """theirs, ours: [N] log-probabilities by the server and by the policy. surprise: [N] ours plus the policy's entropy there, of
-    mean 0 where the tokens are samples of the policy.
+    """theirs, ours: [N] log-probabilities by the server and by the policy. surprise: [N] ours plus the policy's entropy at that
+    token; its mean is 0 if the tokens are samples of the policy.
     """
 
     theirs: np.ndarray
@@ -108,28 +108,28 @@ class LogprobGap:
         return found
 
     def exceeds(self, limit: Tolerance) -> bool:
-        """Whether rounding does not explain the differences."""
+        """Whether the differences exceed what rounding explains."""
         return len(self.ours) > 0 and bool(self.differences.mean() > limit.mean or self.differences.max() > limit.largest)
 
     @property
     def standard_errors(self) -> float:
-        """By how many standard errors the tokens are likelier (above 0) or less likely than samples of the policy."""
+        """By how many standard errors the tokens are more likely (above 0) or less likely than samples of the policy."""
         size = math.sqrt(float(np.square(self.surprise).sum()))
         return float(self.surprise.sum()) / size if size > 0 else 0.0
 
 
 @torch.no_grad()
 def logprob_gap(policy: Policy, reported: Reported, *, batch_tokens: int, temperature: float | None = None) -> LogprobGap:
-    """The server's log-probabilities and the policy's of the same tokens.
+    """The server's and the policy's log-probabilities of the same tokens.
 
-    batch_tokens: of one forward pass. temperature: of the policy's log-probabilities, None for that of the server's.
+    batch_tokens: tokens per forward pass. temperature: for the policy's log-probabilities, None for the server's temperature.
     """
     used = reported.temperature if temperature is None else temperature
     ours, surprise = [], []
     lengths = [len(prompt) + len(tokens) for prompt, tokens in zip(reported.prompts, reported.completions, strict=True)]
     for first, end in pairwise(_cuts(lengths, batch_tokens)):
         sequences = Sequences(reported.prompts[first:end], tuple((tokens,) for tokens in reported.completions[first:end]))
-        # Of the class: with several ranks the method of the object is one that every rank must call.
+        # Calls the class's method: with several ranks the instance's method must be called by every rank.
         found = type(policy).token_statistics(policy, sequences, temperature=used, requires=frozenset({"entropy"}))
         assert found.entropy is not None
         mask = sequences.token_mask
@@ -140,10 +140,10 @@ def logprob_gap(policy: Policy, reported: Reported, *, batch_tokens: int, temper
 
 
 def own_rounding(policy: Policy, reported: Reported, found: LogprobGap, *, dtype: str | None, batch_tokens: int) -> Tolerance:
-    """What rounding explains at these very tokens: 8 times the policy's own errors, measured against finer arithmetic.
+    """What rounding explains at exactly these tokens: 8 times the policy's own errors, measured against finer arithmetic.
 
-    A model magnifies rounding at some tokens a hundred times more than at most, the server's as its own. It takes a copy of the
-    model in float64 (in float32 for 16 bits), so it is for differences that `tolerance` does not explain.
+    At some tokens a model magnifies rounding errors a hundred times more than at most others, on the server as here. It copies
+    the model to float64 (float32 for 16-bit models), so it is used only for differences that `tolerance` does not explain.
     """
     twin = policy.frozen_copy()
     finer = torch.float32 if policy.is_coarse else torch.float64
@@ -155,7 +155,7 @@ def own_rounding(policy: Policy, reported: Reported, found: LogprobGap, *, dtype
 
 
 def _cuts(lengths: Sequence[int], most: int) -> list[int]:
-    """Where consecutive rows are cut, so that no part has more than `most` tokens unless it is one row."""
+    """Slices of consecutive rows with at most `most` tokens each, or a single row."""
     cuts, total = [0], 0
     for row, length in enumerate(lengths):
         if total and total + length > most:
@@ -167,10 +167,10 @@ def _cuts(lengths: Sequence[int], most: int) -> list[int]:
 
 @dataclass
 class Watch:
-    """Compares the log-probabilities that one server reports with those of the policy.
+    """Compares the log-probabilities reported by one server with the policy's.
 
-    dtype: in which the server computes, None for the policy's. checks: whether a difference that rounding does not explain is an
-    error, as it is where the server was given the policy's weights. truncates: whether it samples from a truncated distribution.
+    dtype: the server's dtype, None for the policy's. checks: whether a difference that rounding does not explain is an error,
+    as it is if the server has received the policy's weights. truncates: whether it samples from a truncated distribution.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Watch:
         self.differences.clear()
 
     def probe(self, policy: Policy, reported: Reported, *, version: int) -> None:
-        """Repeat one request, and raise TrainingError where its log-probabilities do not come from the policy's weights."""
+        """Repeat one request; raise TrainingError if its log-probabilities do not come from the policy's weights."""
         found = logprob_gap(policy, reported, batch_tokens=self.batch_tokens)
         stale = self._unchanged(policy, reported, found)
         self._before = (reported, found.ours)
@@ -195,8 +195,8 @@ class Watch:
             raise self._error(policy, reported, found, limit, version=version, stale=stale)
 
     def _unchanged(self, policy: Policy, reported: Reported, found: LogprobGap) -> bool:
-        """Whether the server answers as before the sync, to the last bit, and the policy's log-probabilities moved by more than
-        rounding: of two that are that near, the mean of the differences would not tell.
+        """Whether the server's answer is bitwise equal to that before the sync although the policy's log-probabilities changed by
+        more than rounding. For such small changes the mean difference alone would not show it.
         """
         if self._before is None:
             return False
@@ -208,7 +208,7 @@ class Watch:
         return equal and float(np.abs(ours - found.ours).mean()) > self._limit(policy, found).mean / 2
 
     def draw(self, policy: Policy, reported: Reported, *, greedy: bool, version: int | None) -> None:
-        """Keep the differences of completions of a draw. Raises TrainingError where the policy does not explain them."""
+        """Record the differences for completions of a draw. Raises TrainingError if they cannot come from the policy."""
         found = logprob_gap(policy, reported, batch_tokens=self.batch_tokens)
         self.differences.append(found.differences)
         if not self.checks:
@@ -238,7 +238,7 @@ class Watch:
         return tolerance(policy, self.dtype, num_tokens=len(found.ours), least=float(found.ours.min(initial=0.0)))
 
     def _limit_at(self, policy: Policy, reported: Reported, found: LogprobGap) -> Tolerance:
-        """`_limit`, or where that is exceeded, what the policy's own rounding at these tokens allows."""
+        """`_limit`, or if that is exceeded, the tolerance from the policy's own rounding at these tokens."""
         limit = self._limit(policy, found)
         if not found.exceeds(limit):
             return limit

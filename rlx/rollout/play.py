@@ -1,7 +1,7 @@
 """Completions of a task's prompts with their rewards: single answers, or conversations with an environment.
 
-A conversation is one completion: what the assistant sampled is learned, what the environment said in between is context.
-The turns of all conversations that still run are sampled together. Dimensions: P prompts, G completions of a prompt, T tokens.
+A conversation is one completion: the assistant's sampled tokens are learned, the environment's messages are context.
+The next turns of all unfinished conversations are sampled together. Dimensions: P prompts, G completions of a prompt, T tokens.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rlx.task.environment import Conversation, Interaction
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
 
-MANY = 8  # prompts of one draw whose conversations do not all break off by chance
+MANY = 8  # with this many prompts in a draw, it is not by chance that all conversations are aborted
 
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """Completions of P prompts, G of each, with what they earned.
+    """Completions of P prompts, G each, with their rewards.
 
-    texts: the completions as text; of a conversation with the environment's words in it. turn_spans: for each completion the
-    tokens (begin, end) of each turn of the assistant. graded: P lists of G; None where the task gives no rewards.
+    texts: the completions as text; for a conversation including the environment's messages. turn_spans: for each completion the
+    token ranges (begin, end) of the assistant's turns. graded: P lists of G; None if the task gives no rewards.
     conversations: P lists of G records; None for single answers.
     """
 
@@ -43,7 +43,7 @@ class Played:
     conversations: list[list[Conversation]] | None = None
 
     def rewards(self) -> dict[str, np.ndarray]:
-        """Name -> float64 [P, G], "reward" among them. Raises TrainingError if the completions have different parts."""
+        """Name -> float64 [P, G], including "reward". Raises TrainingError if completions have different reward parts."""
         assert self.graded is not None
         flat = [graded.parts for group in self.graded for graded in group]
         if any(parts.keys() != flat[0].keys() for parts in flat):
@@ -51,9 +51,9 @@ class Played:
         return {name: np.array([parts[name] for parts in flat]).reshape(len(self.graded), -1) for name in flat[0]}
 
     def token_rewards(self, policy: Policy, sources: Sequence[int] | None = None) -> torch.Tensor:
-        """float32 [P, G, T], each piece of a reward at the token at which it was earned; the sum over T is the reward.
+        """float32 [P, G, T], each part of a reward at the token where it was earned; the sum over T is the reward.
 
-        sources: sources[i] is the number of the completion, of P * G, whose rewards completion i receives. Rewards of turns
+        sources: sources[i] is the index of the completion, of P * G, whose rewards completion i receives. Rewards of turns
         beyond the last turn of i are added to its last turn.
         """
         assert self.graded is not None
@@ -72,7 +72,7 @@ class Played:
 
     @property
     def turns(self) -> torch.Tensor:
-        """int64 [P, G, T], the number of the turn that a token belongs to, from 0; -1 where the assistant did not write it."""
+        """int64 [P, G, T], the index of a token's turn, from 0; -1 for tokens that the assistant did not write."""
         found = torch.full(self.rollout.sequences.token_mask.shape, -1)
         for row, group in enumerate(self.turn_spans):
             for column, spans in enumerate(group):
@@ -81,9 +81,9 @@ class Played:
         return found
 
     def figures(self) -> dict[str, np.ndarray]:
-        """Name -> float64 [P, G], what the environment counted in each conversation; 0 where it broke one off.
+        """Name -> float64 [P, G], the environment's metrics of each conversation; 0 for aborted ones.
 
-        Raises TrainingError for a value that is not a finite number, or conversations with different names.
+        Raises TrainingError for a value that is not a finite number, or if conversations have different names.
         """
         if self.conversations is None:
             return {}
@@ -100,13 +100,13 @@ class Played:
 
     @property
     def failed(self) -> torch.Tensor | None:
-        """bool [P, G], conversations that the environment could not go on with; None for single answers."""
+        """bool [P, G], conversations that the environment could not continue; None for single answers."""
         if self.conversations is None:
             return None
         return torch.tensor([[bool(one.error) for one in group] for group in self.conversations])
 
     def require_some_unbroken(self) -> None:
-        """Raises TrainingError where the environment broke off all conversations of many prompts: nothing is learned of them."""
+        """Raise TrainingError if the environment aborted all conversations of many prompts: nothing can be learned from them."""
         groups = self.conversations or []
         talks = [one for group in groups for one in group]
         if len(groups) >= MANY and all(one.error for one in talks):
@@ -117,7 +117,7 @@ class Played:
 
 
 def _place(policy: Policy, tokens: Tokens, begin: int, end: int, characters: int) -> int:
-    """The token among tokens[begin:end] by which the first `characters` characters of the turn are written."""
+    """The index of the token in tokens[begin:end] that completes the first `characters` characters of the turn."""
     for place in range(begin, end):
         if len(policy.decode(tokens[begin : place + 1])) >= characters:
             return place
@@ -137,7 +137,7 @@ def play(
     greedy: bool = False,
     temperature: float | None = None,
 ) -> Played:
-    """Complete every prompt `group_size` times and reward what came of it. The arguments are those of Sampler.sample."""
+    """Complete every prompt `group_size` times and reward the completions. The arguments are those of Sampler.sample."""
     interaction: Interaction | None = task.interaction
     goes_on = interaction is not None and interaction.max_turns > 1
     turns = TurnSampler(

@@ -1,4 +1,4 @@
-"""Batches of rollouts: completions that a policy sampled, with their rewards; and preference pairs made of them.
+"""Batches of rollouts: completions that a policy sampled, with their rewards; and preference pairs made from them.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RolloutBatch:
-    """P groups of G completions. A row is a group; slicing takes everything along, tensors [P, G, T] cut to the slice's own T.
+    """P groups of G completions. A row is a group; slicing slices all fields and cuts tensors [P, G, T] to the slice's own T.
 
     prompts: of the task; prompt_keys: their indices in the task; texts: of the completions, without a stop string.
     sampling_logprobs: float32 [P, G, T] at `temperature`; rewards: float32 [P, G]; reward_parts: name -> float32 [P, G].
     finished: bool [P, G], not truncated; kept: bool [P, G], not filtered out of the loss.
-    Of conversations with an environment, else None: failed: bool [P, G], those that the environment broke off; turns: int64
-    [P, G, T], the number of the turn of the assistant that a token belongs to, -1 outside; token_rewards: float32 [P, G, T], the
-    pieces of the rewards at the tokens at which they were earned, set where the task gives credit by turn; environment_figures:
-    name -> float32 [P, G], what the environment counted.
-    An algorithm sets by `with_values`, else None: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
+    Set for conversations with an environment, else None: failed: bool [P, G], aborted by the environment; turns: int64
+    [P, G, T], the index of the assistant's turn that a token belongs to, -1 outside; token_rewards: float32 [P, G, T], the
+    parts of the rewards at the tokens where they were earned, set if the task gives credit by turn; environment_figures:
+    name -> float32 [P, G], the environment's metrics.
+    Set by an algorithm with `with_values`, else None: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
     over the rows of one update), value_weights, values, returns, reference_logprobs and proximal_logprobs [P, G, T]; rng: the
-    stream of a loss that chooses at random.
-    tokens_sampled: of the whole draw, discarded groups included; a slice keeps the number.
+    stream of a loss that uses random numbers.
+    tokens_sampled: of the whole draw, including discarded groups; a slice keeps the number.
     """
 
     sequences: Sequences
@@ -85,11 +85,11 @@ class RolloutBatch:
 
     @property
     def completion_mask(self) -> Tensor:
-        """bool [P, G, T]: the tokens of the completions, filtered ones too."""
+        """bool [P, G, T]: the tokens of the completions, including filtered ones."""
         mask = self.sequences.completion_mask
         return (
             mask if len(self) else mask.new_zeros((0, self.rewards.shape[1], mask.shape[-1]))
-        )  # G cannot be read off an empty batch
+        )  # G cannot be inferred from an empty batch
 
     @property
     def loss_mask(self) -> Tensor:
@@ -98,7 +98,7 @@ class RolloutBatch:
 
     @property
     def without_signal(self) -> Tensor:
-        """bool [P]: groups whose rewards are all equal, so that group-relative advantages are 0."""
+        """bool [P]: groups whose rewards are all equal, whose group-relative advantages are therefore 0."""
         return self.rewards.amax(dim=1) == self.rewards.amin(dim=1)
 
     def with_values(self, **tensors: Any) -> RolloutBatch:
@@ -106,7 +106,7 @@ class RolloutBatch:
         return replace(self, **tensors)
 
     def to(self, device: torch.device) -> RolloutBatch:
-        """The tensors that a loss reads, on `device`; the masks follow them."""
+        """Move the tensors that a loss reads to `device`; the masks follow them."""
         if device.type == "cpu":
             return self
         found = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -134,12 +134,12 @@ class RolloutBatch:
 
     @staticmethod
     def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
-        """All groups of `batches` in one, without the fields that an algorithm sets; tokens_sampled adds up."""
+        """Concatenate the groups of `batches`, without the fields that an algorithm sets; tokens_sampled is summed."""
         first = batches[0]
         sequences = Sequences.join([batch.sequences for batch in batches])
 
         def joined(name: str, *, padding: float = 0) -> Tensor | None:
-            """[P, G, ...] the tensors of all batches; those of tokens padded to the widest."""
+            """[P, G, ...] the tensors of all batches; token tensors are padded to the widest."""
             parts = [getattr(batch, name) for batch in batches]
             if any(part is None for part in parts):
                 return None
@@ -170,7 +170,7 @@ class RolloutBatch:
         )
 
     def figures(self) -> dict[str, float]:
-        """Means over the batch, under the names that they are logged under."""
+        """Means over the batch, by metric name."""
         rewards = self.rewards.double()
         figures = {
             "reward_mean": float(rewards.mean()),
@@ -178,7 +178,7 @@ class RolloutBatch:
             "completion_length": float(self.sequences.learned_lengths.double().mean()),
             "truncated_fraction": float((~self.finished).double().mean()),
         }
-        if self.group_size > 1:  # a single completion has nothing to be compared with
+        if self.group_size > 1:  # a single completion has no spread
             figures["groups_without_signal"] = float(self.without_signal.double().mean())
         if self.turns is not None and self.failed is not None:
             figures["turns"] = float((self.turns.amax(dim=-1) + 1).double().mean())
@@ -195,7 +195,7 @@ def present(tensor: Tensor | None) -> Tensor:
 
 
 def best_against_worst(batch: RolloutBatch) -> PairBatch:
-    """One pair for each group with signal: the first of its best completions against the first of its worst.
+    """One pair per group with signal: the first of its best completions against the first of its worst.
 
     Filtered completions are not paired. The scores of the pairs are their rewards; the metrics are those of the batch.
     """

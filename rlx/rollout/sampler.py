@@ -47,9 +47,9 @@ class Rollout:
 class Draw:
     """The arguments of one call of `sample`, validated and with defaults filled in.
 
-    limits: int64 [P], the longest completion of each prompt; keys: uint64 [P * G], the random address of each completion.
-    names: (number of the prompt, number of the completion) of each conversation, [P * G]; empty for single answers. past: what
-    was read of them before, see `Sampler.new_past`.
+    limits: int64 [P], the longest completion of each prompt; keys: uint64 [P * G], the random key of each completion.
+    names: (prompt index, completion index) of each conversation, [P * G]; empty for single answers. past: the cached states of
+    these conversations, see `Sampler.new_past`.
     """
 
     prompts: tuple[Tokens, ...]
@@ -64,12 +64,12 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(Ranged, ABC):
-    """How completions are sampled; a subclass says where: in this process, or on a server.
+    """How completions are sampled; a subclass samples in this process or on a server.
 
-    temperature: logits are divided by it, in sampling and in training. top_k, top_p, min_p: truncation of the distribution, null
-    for none; it biases importance ratios, since log-probabilities are those before it. stop: strings that end a completion, kept
-    in its tokens and cut from its text. max_new_tokens: longest completion, null for what the task says. ahead: by how many steps
-    a run makes its draws before their updates, 0 or 1 (see rlx.training.ahead).
+    temperature: divides the logits, in sampling and in training. top_k, top_p, min_p: truncation of the distribution, null for
+    none; it biases importance ratios, as log-probabilities are those before truncation. stop: strings that end a completion,
+    kept in its tokens and cut from its text. max_new_tokens: longest completion, null for the task's value. ahead: how many steps
+    before its updates a draw is made, 0 or 1 (see rlx.training.ahead).
     """
 
     temperature: float = within(at_least=LEAST_TEMPERATURE, advice="greedy decoding is asked for by name, not by temperature 0")
@@ -108,10 +108,10 @@ class Sampler(Ranged, ABC):
     ) -> Rollout:
         """Complete every prompt `group_size` times; a completion depends on its prompt and on its own random numbers only.
 
-        prompt_keys: a name of each prompt (its index in the task, say); occurrences: how often the same prompt came before in
-        this draw, counted if None; attempt: the number of the resampling; temperature: instead of the sampler's own; greedy: the
-        likeliest token each time, group_size 1; max_new_tokens: of the task, used where the sampler's own is null; past: of
-        conversations that go on by `extend`.
+        prompt_keys: a name of each prompt, such as its index in the task; occurrences: how often the same prompt came before in
+        this draw, counted if None; attempt: the number of the resampling; temperature: replaces the sampler's; greedy: always
+        the most likely token, group_size 1; max_new_tokens: the task's, used if the sampler's is null; past: the store for
+        conversations that `extend` continues.
         """
         if occurrences is None:
             occurrences = counted(prompt_keys)
@@ -151,8 +151,8 @@ class Sampler(Ranged, ABC):
     ) -> Rollout:
         """One further turn of each conversation: G = 1 completion of each history, at most limits[i] tokens long.
 
-        addresses: of the random numbers of each. names: (number of the prompt in `sample`, number of its completion). The others
-        are as in `sample`.
+        addresses: of each conversation's random numbers. names: (prompt index in `sample`, completion index). The other
+        arguments are as in `sample`.
         """
         draw = Draw(
             prompts=tuple(histories),
@@ -167,49 +167,49 @@ class Sampler(Ranged, ABC):
         return _rollout(draw, self.complete(policy, draw))
 
     def new_past(self, policy: Policy) -> Past | None:
-        """The store of keys and values of the conversations of one draw; None where each turn computes a conversation anew."""
+        """A store for the keys and values of one draw's conversations; None if every turn recomputes its conversation."""
         return None
 
     @abstractmethod
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """Make the completions, in the order of the prompts."""
+        """Sample the completions, in the order of the prompts."""
 
     @abstractmethod
     def prepare(self, policy: Policy) -> None:
-        """Check before a run that sampling works; what the user should know is appended to `policy.notes`."""
+        """Check before a run that sampling works; append notes for the user to `policy.notes`."""
 
     @property
     def needs_one_process(self) -> str:
-        """Why these settings need a single process, for a message; empty where they do not."""
+        """Why these settings need a single process, for a message; "" if they do not."""
         return f"rollout.ahead={self.ahead}, where ranks would sample while they exchange gradients," if self.ahead else ""
 
     @property
     def overlaps(self) -> bool:
-        """Whether it samples beside this process, which may learn meanwhile."""
+        """Whether sampling runs outside of this process, which may train meanwhile."""
         return False
 
     @contextmanager
     def running(self, run: Path, policy: Policy) -> Iterator[None]:
-        """Keep up what sampling needs beside this process, while this lasts. run: the directory of the run's record."""
+        """Within this context, run whatever sampling needs besides this process. run: the directory of the run's record."""
         yield
 
     def refresh(self, policy: Policy, *, version: int) -> None:
-        """Before a draw: let completions come from the policy's weights as they are now. version: the updates made so far."""
+        """Before a draw: make completions use the policy's current weights. version: the number of updates so far."""
 
     def rest(self) -> None:
-        """After a draw: give back the memory that only sampling needs."""
+        """After a draw: free the memory that only sampling needs."""
 
     def figures(self) -> dict[str, float]:
-        """Figures of the completions since `refresh`, to be logged with the draw."""
+        """Metrics of the completions since `refresh`, to log with the draw."""
         return {}
 
     @property
     @abstractmethod
     def in_process(self) -> Sampler:
-        """The sampler with the same settings in this process, from the policy's own weights: evaluations use it."""
+        """A sampler with the same settings that uses the policy's weights in this process; evaluations use it."""
 
     def largest_batch(self, policy: Policy, prompts: int, group_size: int, *, length: int, limit: int) -> tuple[int, int]:
-        """Of prompts of `length` tokens: how many are decoded together, and the tokens whose keys and values are then held.
+        """For prompts of `length` tokens: how many are decoded together, and the tokens whose keys and values are then stored.
 
         limit: tokens of the longest completion.
         """

@@ -1,9 +1,9 @@
 """Sampling from a server with an OpenAI-compatible completions API, such as vLLM.
 
-The server must answer with token ids and their log-probabilities: text alone does not determine the tokens that were sampled.
-With sync=none it samples from its own weights, so that training is off-policy by as much as the policy has moved since, which a
-loss with importance ratios corrects. Otherwise it is given the policy's weights before every draw, and whether it has them is
-seen by the log-probabilities that it reports. Evaluations sample in this process.
+The server must return token ids and their log-probabilities: text alone does not determine the tokens that were sampled.
+With sync=none it samples from its own weights, so training is off-policy as far as the policy has moved since, which a loss with
+importance ratios corrects. Otherwise it receives the policy's weights before every draw, and the log-probabilities that it
+reports show whether it has them. Evaluations sample in this process.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 
 _PROBE_TOKENS = 16
-_RECOVERIES = 3  # of one draw
+_RECOVERIES = 3  # per draw
 T = TypeVar("T")
 LOGPROBS = ("raw", "processed")
-_SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that rounding in half precision explains
+_SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that half-precision rounding explains
 _PREFIX = "token_id:"
-_LEAST = -1e30  # of the log-probabilities that are taken for numbers
-_ROUNDING = 1e-3  # by how much a log-probability of 0 may exceed it
+_LEAST = -1e30  # the smallest log-probability accepted as a number
+_ROUNDING = 1e-3  # how far a log-probability may exceed 0 by rounding
 
 
 @dataclass
 class Link:
     """The state of this process's connection to a server.
 
-    url: its address. version: of the weights that it was sent, None before the first. directory: of the files of a sync.
-    transfer: the way from GPU to GPU, None before the first such sync and after one that failed.
-    repeated: how often a draw was made again. watch: what holds its log-probabilities against the policy's.
+    url: its address. version: of the weights last sent, None before the first. directory: for the files of a sync.
+    transfer: the GPU-to-GPU connection, None before the first such sync and after a failed one.
+    repeated: how often a draw was repeated. watch: compares its log-probabilities with the policy's.
     """
 
     url: str
@@ -60,7 +60,7 @@ class Link:
     repeated: int = 0
 
     def leave(self) -> None:
-        """Close the way from GPU to GPU, where there is one."""
+        """Close the GPU-to-GPU connection, if there is one."""
         if self.transfer is not None:
             self.transfer.close()
             self.transfer = None
@@ -68,18 +68,18 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSampler(Sampler):
-    """One request for each completion, with its own seed, several at a time.
+    """Sends one request per completion, with its own seed, several at a time.
 
-    url: where the API begins, /v1 included; model: the server's name for it, null for the only one it has.
+    url: the root of the API, including /v1; model: the server's name for it, null for its only model.
     logprobs: what the server reports: raw, log_softmax(logits), or processed, that of the distribution it sampled from.
-    concurrency: requests at a time; timeout, retries, backoff, api_key_variable: see JsonClient.
+    concurrency: concurrent requests; timeout, retries, backoff, api_key_variable: see JsonClient.
     sync: how the policy's weights reach it before a draw: none, adapter (a LoRA, loaded in place), disk (a directory of weights),
     nccl (from GPU to GPU).
-    sync_path: where files of a sync are written, which the server sees under the same path; null is the run's directory.
-    dtype: what the server computes in, null as the policy; it decides which difference of log-probabilities is rounding.
-    compared: completions of each draw whose log-probabilities the policy computes too, null for all.
-    wait: seconds for a server that died to come back; the draw is then made again.
-    batch_tokens: for evaluations, which read the policy's own weights in this process, and for the comparison.
+    sync_path: where to write the files of a sync; the server must see them under the same path; null: the run's directory.
+    dtype: the server's dtype, null: the policy's; it decides which difference of log-probabilities counts as rounding.
+    compared: completions per draw whose log-probabilities the policy computes too, null for all.
+    wait: seconds to wait for a dead server to come back; the draw is then repeated.
+    batch_tokens: for evaluations, which use the policy's own weights in this process, and for the comparison.
     """
 
     url: str = non_empty(begins_with=("http://", "https://"))
@@ -138,7 +138,7 @@ class ServerSampler(Sampler):
 
     @contextmanager
     def running(self, run: Path, policy: Policy) -> Iterator[None]:
-        """Keep the files of a sync in `run`, or in sync_path, while this lasts."""
+        """Within this context, keep the files of a sync in `run`, or in sync_path."""
         if self.sync == "none":
             yield
             return
@@ -153,7 +153,7 @@ class ServerSampler(Sampler):
                 self.link.leave()
 
     def prepare(self, policy: Policy) -> None:
-        """Check the way of the weights; with sync=none note whether those of the server agree with the policy's."""
+        """Check that weights can be sent; with sync=none note whether the server's weights agree with the policy's."""
         if self.sync != "none":
             require_sync(self.sync, policy)
             return
@@ -164,9 +164,9 @@ class ServerSampler(Sampler):
         policy.notes.append(note)
 
     def refresh(self, policy: Policy, *, version: int) -> None:
-        """Send the weights if the server has those of another version, and compare the log-probabilities of a completion.
+        """Send the weights if the server has another version, and compare the log-probabilities of a completion.
 
-        Raises TrainingError where the server does not sample from the weights that it was sent.
+        Raises TrainingError if the server does not sample from the weights that it received.
         """
         self.link.watch.begin()
         if self.sync == "none" or self.link.version == version:
@@ -181,7 +181,7 @@ class ServerSampler(Sampler):
         return found
 
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """The completions of all prompts, one request each; made again where the server dies meanwhile and comes back."""
+        """The completions of all prompts, one request each; repeated if the server dies and comes back."""
         self._check_logprobs(draw)
         if self.sync != "none" and self.link.version is None:
             self.refresh(policy, version=0)
@@ -194,15 +194,15 @@ class ServerSampler(Sampler):
         return made
 
     def _with_recovery(self, make: Callable[[], T], restore: Callable[[], None], *, gone: tuple[type[RlxError], ...]) -> T:
-        """What make() gives; where it raises one of `gone`, the server is waited for, restored, and make() called again."""
+        """The result of make(); if it raises one of `gone`, wait for the server, restore it, and call make() again."""
         for _ in range(_RECOVERIES):
             try:
                 return make()
             except gone as error:
                 if isinstance(error, NotThereError) and self.sync != "adapter":
-                    raise  # a model of that name was never there
+                    raise  # a model of that name never existed
                 self._wait(error)
-                self.link.leave()  # the workers of a server that came back are others
+                self.link.leave()  # a restarted server has new workers
                 restore()
                 self.link.repeated += 1
         return make()
@@ -218,7 +218,7 @@ class ServerSampler(Sampler):
     def _sync(self, policy: Policy, version: int) -> None:
         if self.link.directory is None:
             raise ConfigError(f"rollout.sync={self.sync} writes files: sample within `with sampler.running(directory, policy)`")
-        self.link.version = version  # of the requests of the probe
+        self.link.version = version  # used by the requests of the probe
         if self.sync == "nccl":
             self._broadcast(policy, version)
         else:
@@ -227,18 +227,18 @@ class ServerSampler(Sampler):
 
     def _broadcast(self, policy: Policy, version: int) -> None:
         transfer = self.link.transfer or Transfer.open(self.client, policy.device)
-        self.link.transfer = None  # one that fails is closed
+        self.link.transfer = None  # a failed transfer is closed
         send_broadcast(transfer, self.client, policy, version=version)
         self.link.transfer = transfer
 
     def _sync_again(self, policy: Policy) -> None:
-        """Send the weights to a server that was away."""
+        """Send the weights again to a server that was restarted."""
         if self.sync != "none":
             assert self.link.version is not None
             self._sync(policy, self.link.version)
 
     def _probe(self, policy: Policy) -> Reported:
-        """A short completion, asked for by the same request each time."""
+        """A short completion from the same request each time."""
         prompt = np.array([policy.eos_token_ids[0]] if policy.eos_token_ids else [0], dtype=np.int64)
         length = min(_PROBE_TOKENS, (policy.max_length or _PROBE_TOKENS + 1) - 1)
         draw = Draw((prompt,), 1, np.array([length]), np.array([0], dtype=np.uint64), temperature=self.temperature, greedy=False)
@@ -270,7 +270,7 @@ class ServerSampler(Sampler):
         return out
 
     def _check_logprobs(self, draw: Draw) -> None:
-        """Raise ConfigError where the server does not report log_softmax(logits / temperature) before any truncation."""
+        """Raise ConfigError if the server does not report log_softmax(logits / temperature) before any truncation."""
         if self.logprobs == "raw" and draw.temperature != 1.0:
             raise ConfigError(
                 f"at temperature {draw.temperature:g} raw log-probabilities are not those that were sampled from; let the server "
@@ -312,7 +312,7 @@ class ServerSampler(Sampler):
         return body | {name: value for name, value in optional.items() if value is not None}
 
     def _completion(self, reply: Mapping[str, Any], policy: Policy, *, limit: int) -> tuple[list[int], list[float], bool]:
-        """What `_read` reads; TrainingError for a reply of another form."""
+        """The result of `_read`; raises TrainingError for a reply of another form."""
         try:
             return self._read(reply, policy, limit=limit)
         except RlxError:
@@ -390,6 +390,6 @@ def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _aborted(reply: Mapping[str, Any]) -> bool:
-    """Whether a completion ended neither by itself nor by its limit, or has no token at all: another try may succeed."""
+    """Whether a completion ended neither by itself nor by its limit, or has no token at all; a retry may succeed."""
     choice = _choice(reply)
     return "finish_reason" in choice and (choice["finish_reason"] not in ("stop", "length") or choice.get("token_ids") == [])

@@ -1,4 +1,4 @@
-"""A draw made by several ranks: each samples and rewards its share of the prompts, and every rank gets all of them.
+"""A draw made by several ranks: each samples and rewards its share of the prompts, and every rank gets all results.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -36,9 +36,9 @@ Rewards = Callable[["Sequence[Prompt]", Sequence[str]], list[T]]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSampler(Sampler):
-    """Samples this rank's share of the prompts, every N-th on N ranks, by another sampler.
+    """Samples this rank's share of the prompts, every N-th of N ranks, with another sampler.
 
-    A completion depends on its own random numbers, not on the ranks.
+    A completion depends on its own random numbers, not on the number of ranks.
     """
 
     sampler: Sampler
@@ -46,7 +46,7 @@ class SplitSampler(Sampler):
 
     @staticmethod
     def of(sampler: Sampler, ranks: Ranks) -> SplitSampler:
-        """A sampler with the settings of `sampler`. Raises ConfigError where those need a single process."""
+        """A sampler with the settings of `sampler`. Raises ConfigError if those need a single process."""
         if sampler.needs_one_process:
             raise ConfigError(
                 f"{sampler.needs_one_process} is not built for several ranks; set ranks=1, or sample in process and on-policy"
@@ -103,9 +103,9 @@ class SplitSampler(Sampler):
 
 
 def split_task(task: Task, ranks: Ranks) -> Task:
-    """The task with its rewards and conversations shared out among the ranks; every rank gets all of their results.
+    """The task with its rewards and conversations distributed over the ranks; every rank gets all results.
 
-    An environment is asked for a conversation on one rank alone, so it need not answer each alike.
+    Each conversation calls its environment on one rank only, so the environment need not be deterministic.
     """
     twin = copy.copy(task)
 
@@ -130,7 +130,7 @@ def split_task(task: Task, ranks: Ranks) -> Task:
 
 
 def _shared(ranks: Ranks) -> Share:
-    """What makes the values of every so manyth prompt on each rank."""
+    """A function that computes every N-th prompt's values on each of N ranks and exchanges them."""
 
     def share(prompts: Sequence[int], make: Callable[[Sequence[int]], list[Any]]) -> list[Any]:
         places = [[place for place, row in enumerate(prompts) if row % ranks.world == rank] for rank in range(ranks.world)]
@@ -145,10 +145,10 @@ def _shared(ranks: Ranks) -> Share:
 
 
 def _sendable(value: Any) -> Any:
-    """What an environment gave, if another process can have it; else a BrokenTurnError."""
+    """The environment's result, if it can be pickled for another process; else a BrokenTurnError."""
     try:
         pickle.loads(pickle.dumps(value))
-    except Exception as error:  # whatever the pickling of a user's object raises
+    except Exception as error:  # any exception type that pickling a user's object raises
         why = f"which cannot be sent to the other ranks ({error!r:.120}); give texts and numbers"
         return BrokenTurnError(f"gave {value!r:.80}, {why}")
     return value
@@ -156,9 +156,9 @@ def _sendable(value: Any) -> Any:
 
 @contextmanager
 def split_statistics(model: Policy | Reference, ranks: Ranks) -> Iterator[None]:
-    """Within this context `token_statistics` of a policy or reference computes the rows of each rank there, and gives all.
+    """Within this context `token_statistics` of a policy or reference computes only this rank's rows, and returns all rows.
 
-    Every rank must ask for the same; with a gradient nothing is split.
+    Every rank must make the same call; with a gradient nothing is split.
     """
     real = model.token_statistics
 
@@ -178,4 +178,4 @@ def split_statistics(model: Policy | Reference, ranks: Ranks) -> Iterator[None]:
     try:
         yield
     finally:
-        del model.token_statistics  # the method of the class is seen again
+        del model.token_statistics  # restores the method of the class

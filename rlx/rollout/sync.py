@@ -1,4 +1,4 @@
-"""How the policy's weights reach a server of vLLM: as an adapter, as a directory of weights, or from GPU to GPU."""
+"""Sends the policy's weights to a vLLM server: as an adapter, as a directory of weights, or from GPU to GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ADAPTER_NAME = "rlx-policy"  # the server's name of the adapter; each sync repla
 
 
 def require_sync(sync: str, policy: Policy) -> None:
-    """Raise ConfigError where the policy's weights cannot be sent in this way."""
+    """Raise ConfigError if the policy's weights cannot be sent in this way."""
     if sync == "adapter" and policy.adapter is None:
         raise ConfigError(
             "rollout.sync=adapter sends a low-rank adapter, and this policy trains all its weights; add policy/adapter=lora, or "
@@ -46,9 +46,9 @@ def require_sync(sync: str, policy: Policy) -> None:
 
 
 def send_files(sync: str, client: JsonClient, policy: Policy, *, version: int, directory: Path) -> None:
-    """Give the server the policy's weights. directory: where files are written, which the server must see under the same path.
+    """Send the policy's weights to the server. directory: for the files, which the server must see under the same path.
 
-    Raises GoneError where the server cannot be reached, ConfigError where it refuses, TrainingError where no file can be written.
+    Raises GoneError if the server cannot be reached, ConfigError if it refuses, TrainingError if a file cannot be written.
     """
     target = directory / f"version_{version}"
     if sync == "adapter":
@@ -61,9 +61,9 @@ def send_files(sync: str, client: JsonClient, policy: Policy, *, version: int, d
 
 
 def send_broadcast(transfer: Transfer, client: JsonClient, policy: Policy, *, version: int) -> None:
-    """Give the server the policy's weights from GPU to GPU, under the names that they have in a checkpoint.
+    """Send the policy's weights to the server from GPU to GPU, named as in a checkpoint.
 
-    Raises what Transfer.send does.
+    Raises the errors of Transfer.send.
     """
     model = _whole(policy)
     weights = revert_weight_conversion(model, dict(model.named_parameters()))
@@ -98,13 +98,13 @@ def _send_disk(client: JsonClient, policy: Policy, target: Path, version: int) -
 
 
 def _whole(policy: Policy) -> Any:
-    """The model with all its weights: an adapter is added to a copy of them."""
+    """The model with all its weights; an adapter is merged into a copy."""
     return policy.model if policy.adapter is None else policy.adapter.merged()
 
 
 @contextmanager
 def _paused(client: JsonClient) -> Iterator[None]:
-    """The server begins no completion while this lasts, and has ended those that it had begun."""
+    """Within this context, the server has finished its completions and starts no new ones."""
     client.tell("pause?mode=wait", missing=_DEV_MODE)
     try:
         yield
@@ -113,7 +113,7 @@ def _paused(client: JsonClient) -> Iterator[None]:
 
 
 def _written(target: Path, write: Callable[[], None]) -> None:
-    """Write a directory anew."""
+    """Write a directory, replacing an existing one."""
     try:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
@@ -128,37 +128,37 @@ def _written(target: Path, write: Callable[[], None]) -> None:
 # vLLM's weight transfer: this process is rank 0 of a group whose other ranks are the server's workers, and broadcasts to them.
 #
 # The protocol is that of vLLM 0.32 for a trainer without vLLM: the id of the NCCL group goes to the server over HTTP, both sides
-# join the group and add up one number, and each parameter is a broadcast of its own, in the order of a list that was sent before.
+# join the group and all-reduce one number, and each parameter is one broadcast, in the order of a list sent before.
 
 
 MISSING = 'start vLLM with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config \'{"backend": "nccl"}\''
-_PAUSE = 0.001  # seconds between two looks at what is under way
+_PAUSE = 0.001  # seconds between two polls
 
 
 class BroadcastGroup(Protocol):
     """Processes that broadcast to each other; this one is rank 0."""
 
     def meet(self) -> None:
-        """Join the group and add up one number over its ranks. Returns when all have come."""
+        """Join the group and all-reduce one number over its ranks. Returns when all have joined."""
 
     def unique_id(self) -> bytes:
-        """What the other ranks need to join: the 128 bytes of an ncclUniqueId. Waits until meet() has made it."""
+        """The 128 bytes of the ncclUniqueId that the other ranks need to join. Waits until meet() has created it."""
 
     def broadcast(self, tensor: torch.Tensor) -> dist.Work:
-        """Begin to send a contiguous tensor to all ranks."""
+        """Start sending a contiguous tensor to all ranks."""
 
     def close(self) -> None:
-        """Leave the group, also in the middle of a broadcast."""
+        """Leave the group, even in the middle of a broadcast."""
 
 
 class NcclGroup:
-    """A group of NCCL's. workers: its other ranks. timeout: seconds for joining it and for a broadcast."""
+    """An NCCL group. workers: the number of other ranks. timeout: seconds for joining it and for a broadcast."""
 
     def __init__(self, workers: int, device: torch.device, timeout: float) -> None:
         limit = timedelta(seconds=timeout)
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = limit
-        # torch's group leaves the id of its first communicator in its store, under the key 0; nobody else joins this store.
+        # torch's group leaves the id of its first communicator in its store, under the key 0; nobody else uses this store.
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=limit)
         self._group: Any = dist.ProcessGroupNCCL(self._store, 0, workers + 1, options)
         self._device = device
@@ -182,7 +182,7 @@ class NcclGroup:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A group with the workers of one server, which lasts until it is closed or a transfer fails."""
+    """A group with the workers of one server, which exists until it is closed or a transfer fails."""
 
     client: JsonClient
     group: BroadcastGroup
@@ -191,10 +191,10 @@ class Transfer:
     def open(cls, client: JsonClient, device: torch.device) -> Transfer:
         """Join a group with the server's workers. device: the GPU that holds the policy.
 
-        Raises GoneError where the server cannot be reached, ConfigError where it refuses, TrainingError where the group does not
-        come about within the client's timeout.
+        Raises GoneError if the server cannot be reached, ConfigError if it refuses, TrainingError if the group is not formed
+        within the client's timeout.
         """
-        client = replace(client.beside, retries=0)  # a request that is sent twice would join or load twice
+        client = replace(client.beside, retries=0)  # a request sent twice would join or load twice
         workers = client.ask("get_world_size").get("world_size")
         if not isinstance(workers, int) or workers < 1:
             raise ConfigError(f"the server at {client.url} does not say how many workers it has; rollout.sync=nccl needs vLLM")
@@ -224,8 +224,8 @@ class Transfer:
     def send(self, weights: Mapping[str, torch.Tensor], *, version: int) -> None:
         """Broadcast the weights, named as in a checkpoint, and wait until the server has loaded them.
 
-        The group is closed where this raises: GoneError where the server or its workers are gone, ConfigError or TrainingError
-        where it refuses.
+        The group is closed if this raises: GoneError if the server or its workers are gone, ConfigError or TrainingError if it
+        refuses.
         """
         sent = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
         listed = {
@@ -239,7 +239,7 @@ class Transfer:
             works = []
             for tensor in sent.values():
                 if loaded.done():
-                    loaded.result()  # refused before anything was received
+                    loaded.result()  # raises if the server refused before receiving anything
                 works.append(self.group.broadcast(tensor))
             _wait([loaded, *works], self.client.timeout)
             self.client.tell("finish_weight_update", {"weight_version": str(version)}, missing=MISSING)
@@ -251,21 +251,21 @@ class Transfer:
             raise
 
     def close(self) -> None:
-        """Leave the group and tell the server so, where it still answers."""
-        with suppress(TrainingError, ConfigError):  # a server that is gone, or older, has nothing to leave
+        """Leave the group and tell the server, if it still answers."""
+        with suppress(TrainingError, ConfigError):  # a dead or older server has nothing to leave
             self.client.tell("shutdown_weight_transfer_engine", missing=MISSING)
         self.group.close()
 
 
 def _begin(work: Callable[[], None]) -> Future[None]:
-    """Call work() in a thread that the end of the process does not wait for; the future is done when it has ended."""
+    """Call work() in a daemon thread; the future completes when it has ended."""
     future: Future[None] = Future()
 
     def run() -> None:
         try:
             work()
             future.set_result(None)
-        except BaseException as error:  # raised where the result is asked for
+        except BaseException as error:  # re-raised by the future's result
             future.set_exception(error)
 
     Thread(target=run, daemon=True).start()
@@ -273,7 +273,7 @@ def _begin(work: Callable[[], None]) -> Future[None]:
 
 
 def _wait(parts: list[Any], timeout: float) -> None:
-    """Wait until all of them, futures and broadcasts, are done; the first that fails is raised, whatever the others do.
+    """Wait until all futures and broadcasts are done; raise the first failure without waiting for the others.
 
     Raises TimeoutError.
     """

@@ -1,6 +1,6 @@
 """Sampling in this process, from the policy's own transformers model.
 
-The distribution is that of the logits: generation settings of the model (a repetition penalty, a top-k) are not applied, since
+The distribution is that of the logits: the model's generation settings (a repetition penalty, a top-k) are not applied, since
 the log-probabilities in training do not include them.
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersSampler(Sampler):
-    """Decodes prompts and completions in batches up to a budget of tokens; common prefixes are computed once.
+    """Decodes in batches up to a token budget; common prefixes are computed once.
 
-    batch_tokens: tokens of prompts and longest completions decoded together; it bounds memory and changes rounding only. Between
-    the turns of conversations the keys and values of at most as many tokens are kept; a turn reads what is new.
+    batch_tokens: tokens of prompts and longest completions decoded together; it bounds memory and affects only rounding. Between
+    turns of conversations, keys and values of at most as many tokens are kept, so that a turn computes only its new tokens.
     """
 
     batch_tokens: int = count()
@@ -52,7 +52,7 @@ class TransformersSampler(Sampler):
 
     @torch.no_grad()
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """The completions of all prompts, made in batches of prompts of similar length."""
+        """The completions of all prompts, in batches of prompts of similar length."""
         from rlx.rollout.decoding.probe import forward_for
 
         self.prepare(policy)
@@ -88,9 +88,9 @@ class TransformersSampler(Sampler):
         return together, (together if shared else rows) * length + rows * limit
 
     def _batches(self, draw: Draw) -> Iterator[np.ndarray]:
-        """Which prompts are decoded together, int64 [P']: similar lengths, within the budget, at least one.
+        """The prompts that are decoded together, int64 [P']: similar lengths, within the budget, at least one.
 
-        Those of which nothing was read come last: a batch reads as much of each as of the one that it knows least of.
+        Prompts without cached states come last, as a batch computes as many tokens for each row as for its least cached row.
         """
         lengths = np.array([len(prompt) for prompt in draw.prompts])
         past = draw.past

@@ -1,7 +1,7 @@
 """Sampling from a vLLM server that rlx starts, watches, and ends with the run.
 
-vLLM pins other versions of its packages than rlx, so it runs by the interpreter of an environment of its own (`make vllm` makes
-one for CPU). The server listens on this machine only.
+vLLM pins different package versions than rlx, so it runs with the interpreter of a separate environment (`make vllm` creates one
+for CPU). The server listens only on this machine.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from rlx.rollout.sync import require_sync
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
 
-BASE_NAME = "rlx-base"  # the server's name of the model it starts with
+BASE_NAME = "rlx-base"  # the server's name for the model that it starts with
 LOG = "vllm.log"
-_LINES = 8  # of the log that an error shows
+_LINES = 8  # lines of the log that an error shows
 _EXTENSION = "rlx_worker_extension"
-# On CPU vLLM packs the weights of linear layers for oneDNN and keeps these copies when weights are loaded anew.
+# On CPU vLLM packs the weights of linear layers for oneDNN and keeps these copies when weights are reloaded.
 _EXTENSION_SOURCE = """from vllm import _custom_ops
 
 _custom_ops._supports_onednn = False
@@ -47,7 +47,7 @@ class WorkerExtension:
 
 @dataclass
 class Engine:
-    """The process of a server. command and environment: how it is started. log: the file that its output is added to."""
+    """The process of a server. command and environment: how to start it. log: the file to which its output is appended."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -56,9 +56,9 @@ class Engine:
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it below a watchdog, which ends it when this process is gone, however that ended.
+        """Start it under a watchdog, which ends it when this process is gone for any reason.
 
-        Raises TrainingError once it is closed.
+        Raises TrainingError after `close`.
         """
         if self.closed:
             raise TrainingError("the run has ended, and its server with it")
@@ -69,16 +69,16 @@ class Engine:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=dict(self.environment),
-                start_new_session=True,  # an interrupt at the terminal is for the run, which ends the server
+                start_new_session=True,  # an interrupt at the terminal goes to the run, which ends the server
             )
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs."""
+        """Its exit code; None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def end(self) -> None:
-        """End it and wait for that."""
+        """End it and wait until it has ended."""
         if self._process is None:
             return
         assert self._process.stdin is not None
@@ -91,7 +91,7 @@ class Engine:
         self._process = None
 
     def close(self) -> None:
-        """End it for good: a draw in another thread does not start it again."""
+        """End it for good, so that a draw in another thread does not start it again."""
         self.closed = True
         self.end()
 
@@ -110,12 +110,12 @@ class _Started:
 
 @dataclass(frozen=True, kw_only=True)
 class VllmSampler(ServerSampler):
-    """A vLLM server of this run's own, on this machine.
+    """A vLLM server for this run only, on this machine.
 
-    python: the interpreter of vLLM's environment. port: null for a free one. memory: share of a GPU's memory that it takes.
-    cpu_cache: GiB of its cache of keys and values on CPU. devices: its CUDA_VISIBLE_DEVICES, null for those of the run.
-    sleeps: between draws it gives its memory back to the run, which has the same GPU. arguments: more of them for vLLM.
-    start_timeout: seconds until it answers. The others are those of ServerSampler.
+    python: the interpreter of vLLM's environment. port: null for a free one. memory: the share of GPU memory that it uses.
+    cpu_cache: GiB of its KV cache on CPU. devices: its CUDA_VISIBLE_DEVICES, null for those of the run.
+    sleeps: whether it frees its memory between draws for the run on the same GPU. arguments: further arguments for vLLM.
+    start_timeout: seconds until it must answer. The other fields are those of ServerSampler.
     """
 
     url: str = field(init=False, default="http://127.0.0.1/v1")
@@ -152,9 +152,9 @@ class VllmSampler(ServerSampler):
 
     @contextmanager
     def running(self, run: Path, policy: Policy) -> Iterator[None]:
-        """Start the server with the policy's weights and wait until it answers; end it when this ends.
+        """Start the server with the policy's weights and wait until it answers; end it at the end of this context.
 
-        Raises TrainingError where the server ends, or does not answer in time.
+        Raises TrainingError if the server ends, or does not answer in time.
         """
         port = self.port or _free_port()
         self.link.url = f"http://127.0.0.1:{port}/v1"
@@ -175,7 +175,7 @@ class VllmSampler(ServerSampler):
                 self._started.engine = None
 
     def prepare(self, policy: Policy) -> None:
-        """Check the way of the weights and the interpreter. Raises ConfigError where the run could not start a server."""
+        """Check that weights can be sent and that the interpreter works. Raises ConfigError if the server cannot be started."""
         if self.sync != "none":
             require_sync(self.sync, policy)
         self._interpreter()
@@ -190,7 +190,7 @@ class VllmSampler(ServerSampler):
             self.client.tell("sleep?level=1", missing="this vLLM has no sleep mode; set rollout.sleeps=false")
 
     def _wait(self, error: RlxError) -> None:
-        """Start the server again where it ended; where it runs and does not answer for `wait` seconds, end it first."""
+        """Restart the server if it ended; if it runs but does not answer for `wait` seconds, end it first."""
         engine = self._started.engine
         if engine is None:
             raise error
@@ -229,7 +229,7 @@ class VllmSampler(ServerSampler):
                 f"rollout.python={self.python} is not an interpreter; give the Python of an environment with vLLM: `make vllm` "
                 "makes one for CPU in .venvs/vllm, on GPUs `python3 -m venv DIR && DIR/bin/pip install vllm`"
             )
-        return os.path.abspath(found)  # not resolved: the link in an environment is what makes it one
+        return os.path.abspath(found)  # not resolved: the symlink is what selects the environment
 
     def _command(self, interpreter: str, policy: Policy, directory: Path, port: int) -> list[str]:
         computed = policy.forward_settings.autocast or policy.dtype
@@ -248,7 +248,7 @@ class VllmSampler(ServerSampler):
         flags = ["--enable-sleep-mode"] if self.sleeps else []
         if self.sync == "adapter" and policy.adapter is not None:
             flags.append("--enable-lora")
-            words["max-lora-rank"] = max(8, 1 << (policy.adapter.lora.rank - 1).bit_length())  # it takes powers of 2 from 8 on
+            words["max-lora-rank"] = max(8, 1 << (policy.adapter.lora.rank - 1).bit_length())  # must be a power of 2, at least 8
         if self.sync == "nccl":
             words["weight-transfer-config"] = json.dumps({"backend": "nccl"})
         if policy.device.type == "cpu":

@@ -1,6 +1,6 @@
-"""A program that runs another one until its own standard input ends, which it does when the process that started it is gone.
+"""A program that runs a command until its own standard input closes, which happens when the process that started it is gone.
 
-It imports nothing of rlx, and is started by its path: `python watchdog.py COMMAND...`.
+It does not import rlx, and is started by its path: `python watchdog.py COMMAND...`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
 def main(command: Sequence[str]) -> int:
-    """The exit code of the command. All processes of its group end with it."""
+    """Run the command and return its exit code. All processes of its group end with it."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_watchdog)
     threading.Thread(target=_end_with_input, args=(process,), daemon=True).start()
     code = process.wait()

@@ -1,8 +1,8 @@
 """Next-token logits of growing sequences: with a key-value cache, or without one for models that do not support it.
 
-Both have the same methods: `start`, with one row for each prompt, and `step`, which extends rows by one token each; a row may
-split into several with different continuations, or end. `states` gives the keys and values of a row, from which another batch can
-go on; None without a cache. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
+Both have the same methods: `start`, with one row per prompt, and `step`, which extends rows by one token each; a row may split
+into several with different continuations, or end. `states` returns the keys and values of a row, from which another batch can
+continue; None without a cache. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FIRST_BLOCK = 64  # tokens allocated beyond the prompt; doubled when they are u
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """The keys and values of one full-attention layer: allocated ahead, read only as far as filled, with rows that split and end.
+    """The keys and values of one full-attention layer: preallocated, read only as far as filled, with rows that split and end.
 
-    The first `update` brings the prompts, or what `begin` does not know of them; the first `batch_select_indices` moves them into
-    a block with room for `max_rows` rows and for more tokens (which grows in steps, so that short completions do not allocate a
-    long limit).
+    The first `update` brings the prompts, or the part of them that `begin` did not receive; the first `batch_select_indices`
+    moves them into a block with room for `max_rows` rows and more tokens. The block grows in steps, so that short completions
+    do not allocate memory for a high token limit.
     """
 
     def __init__(self, *, max_rows: int, max_new_tokens: int) -> None:
@@ -40,7 +40,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._held: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # keys and values, [max_rows, H, capacity, D]
 
     def begin(self, keys: Tensor, values: Tensor, *, more: int) -> None:
-        """Start with keys and values [B, H, T, D] that are known; `more` tokens of the prompts come with the first `update`."""
+        """Start with known keys and values [B, H, T, D]; `more` tokens of the prompts follow with the first `update`."""
         self._held, self.is_initialized = (keys, values), True
         self.dtype, self.device = keys.dtype, keys.device
         self.rows, self.filled = len(keys), keys.shape[-2]
@@ -81,7 +81,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._held = (blocks[0], blocks[1])
 
     def get_seq_length(self) -> int:
-        """The number of tokens that the cache holds."""
+        """The number of tokens in the cache."""
         return self.filled
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.filled + query_length, 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Row i becomes the former row indices[i]; int64 [B'], with repetitions. Rows that keep their place are not copied."""
+        """Row i becomes the former row indices[i]; int64 [B'], may repeat. Rows that keep their place are not copied."""
         if len(self._held[0]) < self.max_rows:
             self._move(self.filled)
         moved = torch.nonzero(indices != torch.arange(len(indices), device=indices.device)).flatten()
@@ -101,7 +101,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 def make_cache(model: Any, *, max_rows: int, max_new_tokens: int) -> Cache | None:
-    """An empty cache for `model`; None if a layer has a state that cannot be copied by rows (a recurrent one, say)."""
+    """An empty cache for `model`; None if a layer has a state that cannot be copied by rows, such as a recurrent state."""
     layers = DynamicCache(config=model.config).layers
     if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
         return None
@@ -113,7 +113,7 @@ def make_cache(model: Any, *, max_rows: int, max_new_tokens: int) -> Cache | Non
 
 
 class Forward(Protocol):
-    """A model during decoding of one batch."""
+    """A model while it decodes one batch."""
 
     def start(
         self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
@@ -123,20 +123,20 @@ class Forward(Protocol):
 
 
 def accepted_arguments(model: Any) -> frozenset[str]:
-    """The names of the arguments that the model's forward takes."""
+    """The argument names of the model's forward."""
     return frozenset(inspect.signature(model.forward).parameters)
 
 
 def begin(layers: Sequence[Any], states: Sequence[Tensor], *, more: int) -> None:
-    """Start the cache with states [2, P, H, F, D] of each layer; `more` tokens of the prompts come next."""
+    """Start the cache with states [2, P, H, F, D] of each layer; `more` tokens of the prompts follow."""
     for layer, (keys, values) in zip(layers, states, strict=True):
         layer.begin(keys, values, more=more)
 
 
 def row_states(layers: Sequence[Any], row: int, is_read: Tensor | None) -> Tensor | None:
-    """The keys and values [L, 2, H, T, D] of a row of all layers; None where their shapes differ.
+    """The keys and values [L, 2, H, T, D] of a row in all layers; None if the layers' shapes differ.
 
-    is_read: bool [T], which tokens are not padding; None for all.
+    is_read: bool [T], which tokens are not padding; None: all.
     """
     held = [layer.states(row) for layer in layers]
     if len({part.shape for pair in held for part in pair}) > 1:
@@ -148,9 +148,9 @@ def row_states(layers: Sequence[Any], row: int, is_read: Tensor | None) -> Tenso
 class CachedForward:
     """Prompts padded on the left, each computed once; then one token for each row and step, with the cache.
 
-    The mask of a step is a view of one that is made once. With `prepared_mask` it is the four-dimensional one that attention adds
-    to its scores, so that the model need not make its own in every step; without, it is the two-dimensional one that every model
-    supports.
+    The mask of a step is a view of a mask created once. With `prepared_mask` it is the four-dimensional mask that attention adds
+    to its scores, which saves the model from creating one in every step; without, it is the two-dimensional mask that every
+    model supports.
     """
 
     def __init__(self, model: Any, *, prepared_mask: bool) -> None:
@@ -161,7 +161,7 @@ class CachedForward:
     def start(
         self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
     ) -> Tensor:
-        """Logits [P, V] of the first completion token. max_rows: the most rows of any step. past: see `states`, one a prompt."""
+        """Logits [P, V] of the first completion token. max_rows: the most rows in a step. past: one per prompt, see `states`."""
         cache = make_cache(self.model, max_rows=max_rows, max_new_tokens=max_new_tokens)
         if cache is None:
             raise NotImplementedError("its layers have a state that cannot be copied by rows")
@@ -171,7 +171,7 @@ class CachedForward:
         self.rows, self.filled = mask.shape
         if before:
             begin(self.cache.layers, before, more=tokens.shape[1])
-        ragged = bool(before) or not bool(mask.all())  # what goes on has mask and positions too: so it was tried
+        ragged = bool(before) or not bool(mask.all())  # continued conversations always pass mask and positions, as the probe did
         arguments: dict[str, Any] = {"attention_mask": mask if ragged else None}
         if ragged and "position_ids" in self.arguments:
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_(min=0)[:, -tokens.shape[1] :]
@@ -182,7 +182,7 @@ class CachedForward:
         return self._forward(tokens, arguments)
 
     def states(self, row: int) -> Tensor | None:
-        """The keys and values [L, 2, H, T, D] of a row, without padding; None where a layer holds them otherwise."""
+        """The keys and values [L, 2, H, T, D] of a row, without padding; None if a layer stores them differently."""
         if any(type(layer) is not PreallocatedLayer for layer in self.cache.layers):
             return None
         is_read = None
@@ -192,7 +192,7 @@ class CachedForward:
         return row_states(self.cache.layers, row, is_read)
 
     def _decoding_mask(self, mask: Tensor, max_new_tokens: int) -> Tensor:
-        """The mask [P, T + max_new_tokens], or [P, 1, 1, T + max_new_tokens], of which each step sees as much as is filled."""
+        """The mask [P, T + max_new_tokens], or [P, 1, 1, T + max_new_tokens], of which each step uses the filled part."""
         whole = torch.cat([mask, mask.new_ones(len(mask), max_new_tokens)], dim=1)
         if not self.prepared_mask:
             return whole
@@ -229,7 +229,7 @@ class CachedForward:
 
 
 class PlainForward:
-    """Computes the whole sequence for every token, padded on the right: slow, and correct for every causal model."""
+    """Recomputes the whole sequence for every token, padded on the right: slow, but correct for every causal model."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -251,7 +251,7 @@ class PlainForward:
         return self._forward()
 
     def states(self, row: int) -> Tensor | None:
-        """None: nothing is held."""
+        """None: nothing is cached."""
         return None
 
     def _forward(self) -> Tensor:
@@ -261,42 +261,42 @@ class PlainForward:
         return logits[torch.arange(len(logits), device=logits.device), self.lengths - 1]
 
 
-# Keys and values of conversations, kept between two turns, so that a turn computes only those of its new tokens.
+# Keys and values of conversations, kept between turns, so that a turn computes only those of its new tokens.
 #
 # Dimensions: L layers, H key-value heads, D head dimension, P conversations, B rows, T tokens.
 
 
 @dataclass(eq=False)
 class Past:
-    """The keys and values that a policy has computed for each conversation; its weights must not change meanwhile.
+    """The keys and values that a policy computed for each conversation; its weights must not change meanwhile.
 
-    budget: the most tokens whose keys and values are held; conversations beyond it are read again.
+    budget: the most tokens whose keys and values are stored; conversations beyond it are recomputed.
     """
 
     budget: int
     _held: dict[Hashable, tuple[Tokens, Tensor]] = field(default_factory=dict)
-    tokens: int = 0  # that are held
+    tokens: int = 0  # number of stored tokens
 
     def keep(self, name: Hashable, tokens: Tokens, states: Tensor) -> None:
-        """Hold the keys and values [L, 2, H, T, D] of the tokens, int64 [T], of a conversation, if there is room."""
+        """Store the keys and values [L, 2, H, T, D] of a conversation's tokens, int64 [T], if there is room."""
         self.take(name, tokens[:0])
         if self.tokens + len(tokens) <= self.budget:
             self._held[name] = (tokens, states)
             self.tokens += len(tokens)
 
     def forget_others(self, names: Collection[Hashable]) -> None:
-        """Give up what is held of conversations that are not among `names`: they have ended."""
+        """Drop the stored conversations that are not in `names`, as they have ended."""
         for name in self._held.keys() - set(names):
             self.tokens -= len(self._held.pop(name)[0])
 
     def holds(self, name: Hashable) -> bool:
-        """Whether something is held of a conversation."""
+        """Whether anything is stored for a conversation."""
         return name in self._held
 
     def take(self, name: Hashable, history: Tokens) -> Tensor | None:
-        """Give up what is held of a conversation: the states [L, 2, H, T, D] of the tokens that `history` begins with.
+        """Remove and return the states [L, 2, H, T, D] of the tokens with which `history` begins.
 
-        The last token of `history` is not among them: it is read again, for the logits after it. None if there are no others.
+        The last token of `history` is excluded: it is computed again, for the logits after it. None if there are no others.
         """
         if name not in self._held:
             return None
@@ -309,7 +309,7 @@ class Past:
 
 
 def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Tokens int64 [P, T], 0 where there is none, and mask int64 [P, T]."""
+    """Tokens int64 [P, T], padded with 0, and mask int64 [P, T]."""
     width = max(len(prompt) for prompt in prompts)
     tokens = np.zeros((len(prompts), width), dtype=np.int64)
     mask = np.zeros_like(tokens)
@@ -321,10 +321,10 @@ def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
 
 
 def laid_out(prompts: Sequence[Tokens], past: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Tokens int64 [P, T] still to be read, mask int64 [P, F + T], and for each layer states [2, P, H, F, D] of what was read.
+    """Tokens int64 [P, T] still to compute, mask int64 [P, F + T], and for each layer states [2, P, H, F, D] already computed.
 
-    Padding is on the left alone: each row reads as many tokens as the one of which the least is known, and what is known beyond
-    that is not used. There are no states where F is 0.
+    Padding is only on the left: every row computes as many tokens as the row with the fewest known ones, and further known
+    states are not used. There are no states if F is 0.
     """
     tokens, mask = padded(prompts, left=True)
     known = [0 if states is None else states.shape[-2] for states in past] or [0] * len(prompts)

@@ -1,9 +1,9 @@
-"""Decoding of Llama and Qwen2 models straight from their weights: the arithmetic of transformers without its modules.
+"""Decoding of Llama and Qwen2 models directly from their weights: the arithmetic of transformers without its modules.
 
-On a CPU a token of a small model costs less than the Python of its modules. Whether a model decodes correctly this way is tested
-before it is used (rlx.rollout.decoding.probe).
+On a CPU, a token of a small model costs less than the Python overhead of the modules. rlx.rollout.decoding.probe tests whether a
+model decodes correctly this way before it is used.
 
-Dimensions: P prompts, B rows of the batch, T tokens, F tokens held so far, H hidden size, N heads, K key-value heads, D head
+Dimensions: P prompts, B rows of the batch, T tokens, F tokens cached so far, H hidden size, N heads, K key-value heads, D head
 dimension, V vocabulary.
 """
 
@@ -26,7 +26,7 @@ _KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
 
 def supports_llama_forward(model: Any) -> bool:
-    """Whether `model` is a float Llama or Qwen2 of linear layers, with adapters or without, and no hooks or replaced modules."""
+    """Whether `model` is a float Llama or Qwen2 of linear layers, with or without adapters, without hooks or replaced modules."""
     if type(model).__name__ not in _KINDS or model.dtype not in (torch.float32, torch.float64):
         return False
     if any("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
@@ -46,7 +46,7 @@ def _linears(model: Any) -> Iterator[nn.Module]:
 class LlamaForward:
     """Prompts padded on the left, each computed once; then one token for each row and step, with the cache.
 
-    shares_prompts: the rows of a prompt attend to one copy of its keys and values; None: where that is faster.
+    shares_prompts: whether the rows of a prompt attend to one copy of its keys and values; None: if that is faster.
     """
 
     def __init__(self, model: Any, *, shares_prompts: bool | None = None) -> None:
@@ -80,7 +80,7 @@ class LlamaForward:
         if not bool(mask.all()):
             whole = torch.cat([mask, mask.new_ones(self.rows, max_new_tokens)], dim=1)
             self.mask = self._additive(whole.bool())[:, None, None]
-            # a padding position attends to itself: a query without any key gives NaN
+            # a padding position attends to itself, as a query without any key gives NaN
             own = torch.zeros_like(causal)
             own.diagonal(self.filled - length).fill_(True)
             seen = (seen & mask.bool()[:, None, None]) | own
@@ -91,7 +91,7 @@ class LlamaForward:
         return logits
 
     def _share(self, max_rows: int, max_new_tokens: int) -> None:
-        """Hold what was read as the prompts of all rows; the cache is of their own tokens from here on."""
+        """Store the states computed so far as shared prompts; from here on the cache holds only the rows' own tokens."""
         mask = None if self.mask is None else self.mask[..., : self.filled]
         self.shared = SharedPrompts([layer.held() for layer in self.cache], mask)
         self.cache = [PreallocatedLayer(max_rows=max_rows, max_new_tokens=max_new_tokens) for _ in self.cache]
@@ -154,7 +154,7 @@ class LlamaForward:
         return found if added is None else added.add_to(found.flatten(0, -2), hidden.flatten(0, -2)).view_as(found)
 
     def _attention(self, number: int, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """Of a layer; hidden [B, T, H]; cos, sin [B, 1, T, D]; mask [B, 1, T, F], added to the scores."""
+        """The attention of a layer. hidden [B, T, H]; cos, sin [B, 1, T, D]; mask [B, 1, T, F], added to the scores."""
         attention, cache = self.model.model.layers[number].self_attn, self.cache[number]
         rows, length = hidden.shape[:2]
 
@@ -168,7 +168,7 @@ class LlamaForward:
             out = F.scaled_dot_product_attention(
                 query, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=self.heads != self.key_heads
             )
-        else:  # heads that share keys are treated as several queries of one head, so that no key is repeated
+        else:  # heads that share keys become several queries of one head, so that no key is repeated
             grouped = query.reshape(rows, self.key_heads, self.heads // self.key_heads, -1)
             if self.shared is None:
                 out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self.scale)
@@ -187,30 +187,30 @@ def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (states * cos).addcmul_(states.roll(states.shape[-1] // 2, dims=-1), sin)
 
 
-# Attention of rows that continue the same prompts: the keys and values of a prompt are held, and read, once for all of them.
+# Attention of rows that continue the same prompts: the keys and values of a prompt are stored and read once for all its rows.
 #
-# A row attends to its prompt and to its own tokens apart, each with a softmax of its own; the two are joined by their sums of
+# A row attends to its prompt and to its own tokens separately, each with its own softmax; the two are combined by their sums of
 # exponentials, which gives the softmax over both (Hydragen, arXiv:2402.05099, section 3.1).
 #
-# Dimensions: P prompts, W the most rows of a prompt, R rows, K key-value heads, Q queries of a key-value head, A tokens of the
+# Dimensions: P prompts, W the most rows per prompt, R rows, K key-value heads, Q queries per key-value head, A tokens of the
 # longest prompt, T own tokens so far, D head dimension.
 
 
-_MIN_ROWS, _MIN_LENGTH = 4, 32  # rows of a prompt, and tokens of the longest, from which it is faster
+_MIN_ROWS, _MIN_LENGTH = 4, 32  # rows per prompt, and tokens of the longest prompt, from which sharing is faster
 
 
 def shares_prompts(prompts: int, rows: int, length: int) -> bool:
-    """Whether `rows` rows of `prompts` prompts, of which the longest has `length` tokens, attend faster to shared ones."""
+    """Whether sharing is faster for `rows` rows of `prompts` prompts, the longest of which has `length` tokens."""
     return rows >= _MIN_ROWS * prompts and length >= _MIN_LENGTH
 
 
 class SharedPrompts:
-    """The keys and values of prompts in all layers, and which rows continue which."""
+    """The keys and values of prompts in all layers, and which rows continue which prompt."""
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], mask: Tensor | None) -> None:
-        """layers: keys and values [P, K, A, D] of each. mask: [P, 1, 1, A], added to the scores; None where nothing is padding.
+        """layers: keys and values [P, K, A, D] of each. mask: [P, 1, 1, A], added to the scores; None without padding.
 
-        At first row i continues prompt i.
+        Initially row i continues prompt i.
         """
         self.layers = [(keys.contiguous(), values.contiguous()) for keys, values in layers]
         self.mask = mask
@@ -218,7 +218,7 @@ class SharedPrompts:
         self._assign(torch.arange(count, device=self.layers[0][0].device), count)
 
     def select(self, rows: Tensor) -> None:
-        """Row i becomes the former row rows[i]; int64 [R]. Prompts without rows are given up once they are half of all."""
+        """Row i becomes the former row rows[i]; int64 [R]. Prompts without rows are dropped once they are half of all."""
         of_row = self.of_row[rows]
         continued, of_continued = torch.unique(of_row, return_inverse=True)
         count = len(self.layers[0][0])
@@ -229,7 +229,7 @@ class SharedPrompts:
         self._assign(of_row, count)
 
     def _assign(self, of_row: Tensor, count: int) -> None:
-        """Row i continues prompt of_row[i], of `count` prompts: the places [P * W] of the rows by prompts, and back [R]."""
+        """Let row i continue prompt of_row[i], out of `count`; build the map from places [P * W] to rows, and back [R]."""
         self.of_row = of_row
         order = torch.argsort(of_row, stable=True)
         rows_of = torch.bincount(of_row, minlength=count)
@@ -241,7 +241,7 @@ class SharedPrompts:
         self.back = torch.empty_like(order).scatter_(0, order, places)
 
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """[R, K, Q, D], for query [R, K, Q, D] and own keys and values [R, K, T, D], of rows in their latest order."""
+        """Attention output [R, K, Q, D] for query [R, K, Q, D] and own keys and values [R, K, T, D], rows in current order."""
         rows, heads, queries, size = query.shape
         query = query * scale
         prompt_keys, prompt_values = self.layers[layer]
@@ -258,7 +258,7 @@ class SharedPrompts:
         return torch.lerp(of_own, of_prompt, torch.sigmoid(prompt_total - own_total))
 
     def states(self, layer: int, row: int) -> tuple[Tensor, Tensor]:
-        """The keys and values [K, A', D] of the prompt of a row, without padding."""
+        """The keys and values [K, A', D] of a row's prompt, without padding."""
         prompt = int(self.of_row[row])
         keys, values = (states[prompt] for states in self.layers[layer])
         if self.mask is None:

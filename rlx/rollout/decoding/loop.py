@@ -1,7 +1,7 @@
-"""The decoding loop: a batch of prompts, each with G completions, until every completion has ended; and the choice of tokens.
+"""The decoding loop, which completes a batch of prompts G times each until every completion has ended, and token selection.
 
-Completions that are equal so far share a row of the batch, which splits where they differ.
-Dimensions: P prompts, G completions of a prompt, B = P * G completions in the order of the prompts, R rows of the batch,
+Completions that are equal so far share a row of the batch, which splits when they differ.
+Dimensions: P prompts, G completions of a prompt, B = P * G completions in prompt order, R rows of the batch,
 T tokens, V vocabulary.
 """
 
@@ -21,13 +21,13 @@ from rlx.seeding import uniforms
 if TYPE_CHECKING:
     from rlx.rollout.decoding.forward import Forward, Past
 
-_SPARE_TOKENS = 8  # beyond one token a byte: tokens that decode to nothing, or to half a character
+_SPARE_TOKENS = 8  # in addition to one token per byte: tokens that decode to nothing, or to part of a character
 # logits [R, V], row of each completion [B], uniform [B] -> tokens [B], log-probabilities [B]
 Choose = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def distinct(prompts: Sequence[Tokens]) -> tuple[list[int], np.ndarray]:
-    """The first place of each different prompt, and int64 [P], the number of each prompt among these."""
+    """The first index of each distinct prompt, and int64 [P], the index of each prompt among the distinct ones."""
     first: dict[bytes, int] = {}
     found: list[int] = []
     numbers = np.empty(len(prompts), dtype=np.int64)
@@ -40,17 +40,17 @@ def distinct(prompts: Sequence[Tokens]) -> tuple[list[int], np.ndarray]:
 
 
 def branch(rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The next batch: the row that each row continues and its next token, both int64 [R'], and the row of each completion.
+    """The next batch: for each row the row that it continues and its next token, both int64 [R'], and each completion's row.
 
-    rows: int64 [B], the row of each unfinished completion; tokens: int64 [B], its latest token. A row keeps its place where it
-    can, so that little is copied; other rows fill the free places, then the end.
+    rows: int64 [B], the row of each unfinished completion; tokens: int64 [B], its latest token. Rows keep their place if
+    possible, so that little is copied; other rows fill the free places, then the end.
     """
     width = int(tokens.max()) + 1
     children, child_of = np.unique(rows * width + tokens, return_inverse=True)
     parents, following = np.divmod(children, width)
     count = len(children)
     stays = np.ones(count, dtype=bool)
-    stays[1:] = parents[1:] != parents[:-1]  # of the rows that continue one row, one can keep its place
+    stays[1:] = parents[1:] != parents[:-1]  # one of the rows that continue the same row can keep its place
     stays &= parents < count
     place = np.empty(count, dtype=np.int64)
     place[stays] = parents[stays]
@@ -64,13 +64,13 @@ def branch(rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 @dataclass(frozen=True)
 class StopStrings:
-    """Strings that end a completion. strings: none may be empty. decode: tokens to text."""
+    """Strings that end a completion. strings: non-empty. decode: tokens to text."""
 
     strings: tuple[str, ...]
     decode: Callable[[Tokens], str]
 
     def complete(self, tokens: Tokens) -> bool:
-        """Whether a stop string ends tokens, int64 [T]; called after every token."""
+        """Whether the tokens, int64 [T], now contain a stop string; called after every token."""
         window = max(len(string.encode()) for string in self.strings) + _SPARE_TOKENS
         text = self.decode(tokens[-window:])
         return any(string in text for string in self.strings)
@@ -84,7 +84,7 @@ def cut(text: str, strings: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Completions:
-    """tokens: int64 [B, T]; logprobs: float32 [B, T]; lengths: int64 [B]; finished: bool [B], not ended by its limit."""
+    """tokens: int64 [B, T]; logprobs: float32 [B, T]; lengths: int64 [B]; finished: bool [B], not cut off by the limit."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -93,12 +93,12 @@ class Completions:
 
     @staticmethod
     def empty(rows: int, width: int) -> Completions:
-        """Room for `rows` completions of up to `width` tokens."""
+        """Allocate `rows` completions of up to `width` tokens."""
         tokens, logprobs = np.zeros((rows, width), dtype=np.int64), np.zeros((rows, width), dtype=np.float32)
         return Completions(tokens, logprobs, np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=bool))
 
     def place(self, other: Completions, rows: np.ndarray) -> None:
-        """Write `other` into the rows `rows`, int64 [B'], of this."""
+        """Write `other` into the rows `rows`, int64 [B']."""
         width = other.tokens.shape[1]
         self.tokens[rows, :width] = other.tokens
         self.logprobs[rows, :width] = other.logprobs
@@ -121,15 +121,16 @@ def decode(
 ) -> Completions:
     """Complete every prompt `group_size` times.
 
-    limits: int64 [P], the longest completion of each prompt; keys: uint64 [B], the random address of each completion, None for
-    greedy decoding. past: what is known of conversations, and kept of those that finish their turn; names: of each completion's.
+    limits: int64 [P], the longest completion of each prompt; keys: uint64 [B], the random key of each completion, None for
+    greedy decoding. past: stored states of conversations, to which those of finished turns are added; names: the conversation
+    of each completion.
     """
     limit = np.repeat(limits, group_size)
     out = Completions.empty(len(limit), int(limits.max()))
     ends = np.asarray(sorted(end_tokens), dtype=np.int64)
     first, numbers = distinct(prompts)
-    rows = np.repeat(numbers, group_size)  # the row of the batch that each completion is in
-    live = np.arange(len(rows))  # which completions those are
+    rows = np.repeat(numbers, group_size)  # the batch row of each completion
+    live = np.arange(len(rows))  # the indices of those completions
     read = [prompts[place] for place in first]
     logits = forward.start(
         read,
@@ -152,7 +153,7 @@ def decode(
         out.lengths[live[ended]] = position + 1
         if past is not None:
             for completion, row in zip(live[finished], rows[finished], strict=True):
-                if (states := forward.states(int(row))) is not None:  # of all tokens but the last
+                if (states := forward.states(int(row))) is not None:  # of all tokens except the last
                     heard = np.concatenate([prompts[completion // group_size], out.tokens[completion, :position]])
                     past.keep(names[completion], heard, states)
         if ended.all():
@@ -168,15 +169,15 @@ def decode(
 # Dimensions: R distributions, B tokens drawn from them, V vocabulary.
 
 
-_ELEMENTS_AT_ONCE = 1 << 24  # R * V looked at in one piece; bounds the memory of the float64 sums
+_ELEMENTS_AT_ONCE = 1 << 24  # R * V processed at once; bounds the memory of the float64 sums
 
 
 def truncated(probabilities: Tensor, *, top_k: int | None, top_p: float | None, min_p: float | None) -> Tensor:
-    """[R, V] with the tokens set to 0 that are cut off; the rest is not renormalised.
+    """[R, V] with truncated tokens set to 0; the rest is not renormalised.
 
-    In this order: top_k keeps the k likeliest (of equal ones the smaller token ids), top_p the smallest set of likeliest tokens
-    whose share of what is left reaches top_p, min_p the tokens at least min_p times as likely as the likeliest.
-    The likeliest always stays.
+    In this order: top_k keeps the k most likely tokens (smaller token ids in ties), top_p the smallest set of most likely tokens
+    whose share of the remaining mass reaches top_p, min_p the tokens at least min_p times as likely as the most likely one.
+    The most likely token is always kept.
     """
     if min_p is not None:
         floor = min_p * probabilities.amax(dim=-1, keepdim=True)
@@ -195,23 +196,23 @@ def truncated(probabilities: Tensor, *, top_k: int | None, top_p: float | None, 
 
 
 def invert(probabilities: Tensor, rows: Tensor, uniform: Tensor) -> Tensor:
-    """int64 [B]: the first token at which the running sum over token ids, in float64, exceeds `uniform` times the whole sum.
+    """int64 [B]: the first token at which the running sum over token ids, in float64, exceeds `uniform` times the total.
 
     probabilities: [R, V], not negative, any sum above 0; rows: int64 [B], the distribution that each token is drawn from;
-    uniform: float64 [B] in [0, 1). A token of probability 0 is never chosen. The order of the sum is that of the token ids, so a
-    choice does not depend on the others.
+    uniform: float64 [B] in [0, 1). A token of probability 0 is never chosen. The sum runs in token-id order, so a choice does
+    not depend on the other draws.
     """
     running = probabilities.cumsum(dim=-1, dtype=torch.float64)
     total = running[:, -1]
     below = torch.nextafter(total, torch.zeros_like(total))
     order = torch.argsort(rows, stable=True)
     ordered = rows[order]
-    column = torch.empty_like(rows)  # each draw's place among those of its row, so that one search serves all rows
+    column = torch.empty_like(rows)  # each draw's index among those of its row, so that one search serves all rows
     column[order] = torch.arange(len(rows), device=rows.device) - torch.searchsorted(ordered, ordered)
     thresholds = running.new_zeros(len(running), int(column.max()) + 1)
     thresholds[rows, column] = torch.minimum(uniform * total[rows], below[rows])
     tokens = torch.searchsorted(running, thresholds, right=True)[rows, column]
-    return tokens.clamp_(max=probabilities.shape[-1] - 1)  # where the logits are not numbers; the caller looks for those
+    return tokens.clamp_(max=probabilities.shape[-1] - 1)  # out of range only for NaN logits, which the caller detects
 
 
 def choose(
@@ -226,7 +227,7 @@ def choose(
 ) -> tuple[Tensor, Tensor]:
     """Tokens int64 [B] and their log-probabilities [B] under log_softmax(logits / temperature), before any truncation.
 
-    logits: [R, V]; rows: int64 [B], the row of logits that each token is chosen by; uniform: float64 [B], None for greedy.
+    logits: [R, V]; rows: int64 [B], the row of logits for each token; uniform: float64 [B], None for greedy.
     """
     limits = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
     size = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])

@@ -1,7 +1,7 @@
-"""The fastest way of decoding that is correct for a model, found by comparison with forwards without a cache on a few tokens.
+"""Finds the fastest decoding method that is correct for a model, by comparison with uncached forward passes on a few tokens.
 
-A model that accepts a cache but computes other values with it (it ignores a mask, or counts positions differently) fails
-silently; the comparison finds this for any architecture.
+A model that accepts a cache but computes different values with it (it ignores a mask, or counts positions differently) fails
+silently; the comparison detects this for any architecture.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from rlx.policy.adapter import moved_adapters
 from rlx.rollout.decoding.forward import CachedForward, Forward, PlainForward
 from rlx.rollout.decoding.llama import LlamaForward, supports_llama_forward
 
-_LONGEST_PROBE = 66  # tokens; longer sliding windows are not exceeded
+_LONGEST_PROBE = 66  # tokens; sliding windows longer than this are not tested
 _SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # the row that each row of a step continues
 _continues: weakref.WeakKeyDictionary[Any, tuple[type, bool]] = weakref.WeakKeyDictionary()
 _chosen: weakref.WeakKeyDictionary[Any, tuple[type, str, str]] = weakref.WeakKeyDictionary()
 
 
 def forward_for(model: Any) -> tuple[Forward, str]:
-    """A new `Forward` of the model, and what the user should know about it ("" if nothing)."""
-    if model not in _chosen or _chosen[model][0] is not type(model):  # the type changes where weights are split over ranks
+    """A new `Forward` of the model, and a note for the user ("" if there is none)."""
+    if model not in _chosen or _chosen[model][0] is not type(model):  # the type changes when weights are sharded over ranks
         _chosen[model] = (type(model), *_choose(model))
     _, way, note = _chosen[model]
     return _ways(model)[way](), note
 
 
 def continues(model: Any) -> bool:
-    """Whether the model goes on right from keys and values of an earlier batch (`Forward.states`)."""
+    """Whether the model continues correctly from keys and values of an earlier batch (`Forward.states`)."""
     if model not in _continues or _continues[model][0] is not type(model):
         try:
             found = _difference_after_a_turn(model) <= _tolerance(model)
-        except Exception:  # whatever a model raises here, it reads its conversations anew at each turn
+        except Exception:  # whatever the model raises, its conversations are recomputed at each turn
             found = False
         _continues[model] = (type(model), found)
     return _continues[model][1]
 
 
 def _tolerance(model: Any) -> float:
-    """In nats, of any token of the vocabulary. Rounding alone makes up to 2.4e-4 for SmolLM2."""
+    """The largest allowed difference for any vocabulary token, in nats. Rounding causes up to 2.4e-4 for SmolLM2."""
     return 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
 
 
 @torch.no_grad()
 def _difference_after_a_turn(model: Any) -> float:
-    """Largest difference of log-probabilities over a few steps that go on from an earlier batch; infinite if none is kept.
+    """Largest difference of log-probabilities over a few steps that continue an earlier batch; infinite if it keeps no states.
 
-    Rows have unequal lengths of what was read and of what is new, and one was not read at all.
+    Rows differ in the lengths of their cached and new tokens, and one row has no cached tokens.
     """
     generator = np.random.default_rng(0)
     vocabulary = model.config.get_text_config().vocab_size
@@ -77,7 +77,7 @@ def _difference_after_a_turn(model: Any) -> float:
 
 
 def _ways(model: Any) -> dict[str, Callable[[], Forward]]:
-    """Fastest first."""
+    """Name -> decoding method, fastest first."""
     return {
         "own arithmetic": lambda: LlamaForward(model),
         "prepared mask": lambda: CachedForward(model, prepared_mask=True),
@@ -87,7 +87,7 @@ def _ways(model: Any) -> dict[str, Callable[[], Forward]]:
 
 
 def _as_tried(model: Any, way: str) -> list[Forward]:
-    """A way of decoding in each form that a draw may take."""
+    """A decoding method in each variant that a draw may use."""
     if way == "own arithmetic":
         return [LlamaForward(model, shares_prompts=shares) for shares in (False, True)]
     return [_ways(model)[way]()]
@@ -106,13 +106,13 @@ def _choose(model: Any) -> tuple[str, str]:
     for way in ("own arithmetic", "prepared mask", "plain mask"):
         if way == "own arithmetic" and (windows or not supports_llama_forward(model)):
             continue
-        # a prepared mask would override the windows, and only these two kinds of attention add a four-dimensional mask
+        # a prepared mask would override the windows, and only these two attention kinds add a four-dimensional mask
         if way == "prepared mask" and (windows or model.config._attn_implementation not in ("sdpa", "eager")):
             continue
         try:
-            with moved_adapters(model) if way == "own arithmetic" else nullcontext():  # the others are the model's own layers
+            with moved_adapters(model) if way == "own arithmetic" else nullcontext():  # the others use the model's own layers
                 difference = max(_difference(of, PlainForward(model), model, windows) for of in _as_tried(model, way))
-        except Exception as error:  # whatever a model raises here, it is decoded without a cache
+        except Exception as error:  # whatever the model raises, it is decoded without a cache
             reason = f"{type(error).__name__}: {error}"
             continue
         if difference <= _tolerance(model):
@@ -124,7 +124,7 @@ def _choose(model: Any) -> tuple[str, str]:
 
 @torch.no_grad()
 def _difference(cached: Forward, plain: Forward, model: Any, windows: Sequence[int]) -> float:
-    """Largest difference of log-probabilities over a few steps on prompts of unequal lengths, while rows split, move and end."""
+    """Largest difference of log-probabilities over a few steps on prompts of different lengths, with rows that split and end."""
     generator = np.random.default_rng(0)
     vocabulary = model.config.get_text_config().vocab_size
     longest = min([_LONGEST_PROBE, *(window + 3 for window in windows)]) if windows else 7
@@ -145,6 +145,6 @@ def _steps_apart(cached: Forward, plain: Forward, model: Any, generator: np.rand
 
 
 def _distance(first: Tensor, second: Tensor) -> float:
-    """Largest difference between the log-probabilities of logits [B, V]; infinite where one is NaN."""
+    """Largest difference between the log-probabilities of logits [B, V]; infinite if one is NaN."""
     difference = torch.log_softmax(first.double(), dim=-1) - torch.log_softmax(second.double(), dim=-1)
     return float(torch.nan_to_num(difference, nan=torch.inf).abs().max())
