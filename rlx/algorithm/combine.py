@@ -1,6 +1,6 @@
 """Ways to combine the gradients of several terms into one.
 
-A gradient is a list of tensors in the order of the policy's parameters, None where a term does not depend on one.
+A gradient is a list of tensors in the order of the policy's parameters, None if a term does not depend on one.
 """
 
 from __future__ import annotations

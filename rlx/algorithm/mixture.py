@@ -94,7 +94,7 @@ class Mixture(Algorithm[MixtureBatch]):
 
     A term draws from the random streams that its algorithm would have alone; a term of weight 0 is not drawn. Each term's
     gradient is clipped as its algorithm defines and multiplied by its weight; `combine` combines them into one gradient, which
-    is clipped by the mixture's max_grad_norm. So a mixture of a single term of weight 1 equals that algorithm to the last bit.
+    is clipped by the mixture's max_grad_norm. So a mixture of a single term of weight 1 equals that algorithm bit for bit.
     An update contains the terms that have not yet made all of their updates_per_batch.
 
     terms: name -> MixtureTerm. combine: algorithm/combine=sum, pcgrad, normalized_sum.

@@ -197,7 +197,7 @@ def resume_sweep(line: CommandLine, directory: Path) -> int:
 
 
 def run_composed(line: CommandLine, directory: Path | None = None) -> int:
-    """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job.
+    """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once per job.
 
     directory: of the sweep that goes on, None for another.
     """

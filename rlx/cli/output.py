@@ -63,7 +63,7 @@ def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
 
 
 def lost_output() -> str | None:
-    """Why standard output is incomplete; None where all was written, or nobody reads it any more."""
+    """Why standard output is incomplete; None if all was written, or nobody reads it any more."""
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if not isinstance(raw, _Descriptor) or raw.error is None:

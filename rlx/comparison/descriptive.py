@@ -190,7 +190,7 @@ def prompt_difference(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[flo
 
 
 def _prompt_means(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[Array, Array] | None:
-    """For a and b the mean score over runs of each prompt [P]; None where the runs did not all answer the same prompts.
+    """For a and b the mean score over runs of each prompt [P]; None if the runs did not all answer the same prompts.
 
     Runs of several tasks did not.
     """
@@ -336,7 +336,7 @@ class PromptContest(Serializable):
 
 
 def contest(a: str, b: str, counted: Sequence[RunScore], *, lower_is_better: bool = False) -> PromptContest | None:
-    """What variant a wins and loses against b over the same prompts; None where answers are missing or are not of one set."""
+    """What variant a wins and loses against b over the same prompts; None if answers are missing or are not of one set."""
     mine, others = ([run for run in counted if run.variant == label] for label in (a, b))
     means = _prompt_means(mine, others)
     if means is None:

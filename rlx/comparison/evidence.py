@@ -71,7 +71,7 @@ def _by_variant(runs: Sequence[RunScore], labels: Sequence[str]) -> dict[str, li
 def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
     """The runs at or below paths and patterns, or given as records.
 
-    Raises EvidenceError where nothing is left to compare, and where comparing it would be unfair and was not allowed.
+    Raises EvidenceError if nothing is left to compare, and where comparing it would be unfair and was not allowed.
     """
     collected = collect(
         where,

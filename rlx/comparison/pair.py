@@ -49,7 +49,7 @@ class Arm:
     """The scores of one variant: one [S_m] per task, and the seeds behind them.
 
     same_run: all runs are equal in every metric. tables: the score of each answer, one [S_m, P_m] per task with its rows in the
-    order of seeds; None where a run has not kept its answers. fingerprints: of all metrics, one a run; None where runs were
+    order of seeds; None if a run has not kept its answers. fingerprints: of all metrics, one per run; None if runs were
     averaged. prompts: the digests of the prompts of each task, where the records hold them. run_seconds: training time of a run;
     prompt_seconds: time to evaluate it on one more prompt; None: not known.
     """

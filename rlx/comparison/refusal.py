@@ -203,7 +203,7 @@ def task_condition(runs: Sequence[RunScore], task: str) -> str:
 
 
 def _word(value: object) -> str | None:
-    """A value as `where` reads it; None where it has no way to write it."""
+    """A value as `where` reads it; None if it has no way to write it."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, (int, float)):

@@ -195,7 +195,7 @@ def _environment(run: RunScore) -> dict[str, str]:
 
 
 def _named_device(name: Any) -> Any:
-    """The device that a config names; None where it left the choice to the machine."""
+    """The device that a config names; None if it left the choice to the machine."""
     return None if name == "auto" else name
 
 

@@ -30,7 +30,7 @@ class Parting(Serializable):
 class RunDifference(Serializable):
     """a, b: the directories. config, code, versions, results: name -> (of a, of b), only where they differ.
 
-    parting: None where all lines that both have agree to the last bit. lines: how many lines each logged.
+    parting: None if all lines that both have agree bit for bit. lines: how many lines each logged.
     """
 
     a: str

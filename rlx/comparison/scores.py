@@ -109,7 +109,7 @@ def read_score(
     """What a run's record says about its score.
 
     at: unit (tokens, seconds, steps) and amount of a budget; the score is then that of the last evaluation within it.
-    Raises DataError where the files of the record are damaged, or contradict each other.
+    Raises DataError if the files of the record are damaged, or contradict each other.
     """
     log = read_log(record, metric)
     by_step = dict(sorted(log.curve.items()))

@@ -74,5 +74,5 @@ def number_or(value: Any, otherwise: float) -> float:
 
 
 def usable_or_none(value: Any) -> float | None:
-    """The value; None where statistics cannot use it."""
+    """The value; None if statistics cannot use it."""
     return float(value) if is_number(value) and is_usable(value) else None

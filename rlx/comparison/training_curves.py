@@ -35,7 +35,7 @@ class RunLog:
     metrics: dict[str, tuple[Array, Array]]
 
     def curve(self, metric: str, over: str) -> tuple[Array, Array]:
-        """Positions and values [K] of a metric; empty where the run did not log it."""
+        """Positions and values [K] of a metric; empty if the run did not log it."""
         lines, values = self.metrics.get(metric, (np.zeros(0, int), np.zeros(0)))
         return self.positions[over][lines], values
 

@@ -101,7 +101,7 @@ def arm_of(label: str, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm
 
 
 def _table(rows: Sequence[Sequence[RunScore]], scores: Array, *, start: bool) -> Array | None:
-    """Scores per answer [S, P]; None where a run has not kept them, or kept those of other numbers of prompts.
+    """Scores per answer [S, P]; None if a run has not kept them, or kept those of other numbers of prompts.
 
     A run whose score is imputed counts as answering like the others of its variant, worse throughout: that adds to the spread
     over seeds and to nothing else. start: the answers before training.
@@ -125,7 +125,7 @@ def _table(rows: Sequence[Sequence[RunScore]], scores: Array, *, start: bool) ->
 
 
 def untrained_arm(arm: Arm, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm | None:
-    """The same runs before training, in the order of the arm's seeds; None where one was not evaluated at step 0."""
+    """The same runs before training, in the order of the arm's seeds; None if one was not evaluated at step 0."""
     scores, tables = [], []
     for task, seeds in zip(tasks, arm.seeds, strict=True):
         rows = [[run for run in counted if run.variant == arm.label and run.task == task and run.seed == seed] for seed in seeds]

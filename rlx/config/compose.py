@@ -147,7 +147,7 @@ def group_of(override: str, known: Iterable[str]) -> str | None:
 def option_node(group: str, option: str, folders: Iterable[Path]) -> dict[str, Any]:
     """What one option of a group sets, read from its file and from those of the same group that its defaults list names.
 
-    Where no folder has its file, what the function of its name sets; nothing where there is none.
+    Where no folder has its file, what the function of its name sets; nothing if there is none.
     """
     places = list(folders)
     file = next((file for file in (folder / group / f"{option}.yaml" for folder in places) if file.is_file()), None)

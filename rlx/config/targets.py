@@ -100,7 +100,7 @@ def locate(target: str, key: str) -> Any:
 
 
 def own_name(target: Any) -> str:
-    """The module and the qualified name of a class or function; empty where it has none, as an object of a class."""
+    """The module and the qualified name of a class or function; empty if it has none, as an object of a class."""
     module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
     return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
 
@@ -145,7 +145,7 @@ def _extra(module: str) -> str:
 
 
 def parameters_of(target: Any, *, ranges: Mapping[str, Range] = MappingProxyType({})) -> dict[str, Parameter] | None:
-    """What a dataclass's fields or a signature take, by name; None where any keyword is taken.
+    """What a dataclass's fields or a signature take, by name; None if any keyword is taken.
 
     ranges: of the group, for arguments of a signature that notes none; one of a tuple holds for each of its numbers.
     """
@@ -297,7 +297,7 @@ def fits_group(target: Any, group: str) -> bool:
 
 
 def chosen_by(hint: Any, path: str) -> str:
-    """The word that chooses an option for a field annotated `hint` at a path of a config; empty where none does."""
+    """The word that chooses an option for a field annotated `hint` at a path of a config; empty if none does."""
     origin = typing.get_origin(hint)
     kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (origin or hint,)
     for name, group in GROUPS.items():
@@ -332,7 +332,7 @@ def accepts(hint: Any, target: Any, owner: Any, *, partial: bool = False) -> boo
 
 
 def _kind(target: Any) -> type | None:
-    """The class that a node with this target makes an object of; None where nobody says."""
+    """The class that a node with this target makes an object of; None if nobody says."""
     if not isinstance(target, type):
         returned = hints_of(target).get("return") if callable(target) else None
         target = typing.get_origin(returned) or returned

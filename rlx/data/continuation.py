@@ -45,7 +45,7 @@ def encode_continuation(
     remarks: "special_plain" is added to it where `said` spells special tokens that became plain text, and "special_text" where
     they became control tokens, because the tokenizer or the template does not let the two be told apart; "words_unseen" or
     "results_unseen" where the template leaves out messages.
-    Raises DataError where the chat template refuses the messages, and for messages in a conversation of plain text.
+    Raises DataError if the chat template refuses the messages, and for messages in a conversation of plain text.
     """
     messages = encoder._messages(opening)
     if messages is None:

@@ -62,7 +62,7 @@ class ControlTokens:
     def encode(self, pieces: Sequence[Piece], *, after: int = 0) -> Tokens | None:
         """int64 [T], the tokens of the joined pieces after the first `after` of them, without those that a tokenizer adds.
 
-        None where this tokenizer cannot tell the two readings of a text apart: it is not a fast one, or its vocabulary has the
+        None if this tokenizer cannot tell the two readings of a text apart: it is not a fast one, or its vocabulary has the
         spelling of a special token as an ordinary token too.
         """
         if not self._tokenizer.is_fast or any("\ue000" in text for text, _ in pieces):

@@ -59,7 +59,7 @@ class Written:
 
 
 def _opened(prompt: str) -> str:
-    """The mark with which a prompt opens reasoning at its end; empty where it opens none."""
+    """The mark with which a prompt opens reasoning at its end; empty if it opens none."""
     found = _OPENS_REASONING.search(prompt)
     return f"<{found[1]}>" if found else ""
 
@@ -100,7 +100,7 @@ class ChatTemplate(TemplateRenderer):
     special: tuple[str, ...] = ()
 
     def written_call(self, name: str, arguments: Mapping[str, Any], tools: Sequence[Any]) -> str:
-        """How an answer that consists of a call of a tool is written; empty where the template refuses one or leaves it out."""
+        """How an answer that consists of a call of a tool is written; empty if the template refuses one or leaves it out."""
         asked = ({"role": "user", "content": "?"},)
         call = {"id": "rlxprobe1", "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
         try:

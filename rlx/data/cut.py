@@ -168,7 +168,7 @@ def _parts_at(encode: Callable[[str], Cut], mark: str) -> bool:
 
 
 def middle_lead(encode: Callable[[str], Cut], marks: Iterable[str]) -> str | None:
-    """What words are put after so that they are tokenised as in the middle of a text; None where nothing is known.
+    """What words are put after so that they are tokenised as in the middle of a text; None if nothing is known.
 
     One of the special tokens `marks`, or a character that merges with nothing: after a special token some tokenizers put a space
     before a word, as Llama 2's does.

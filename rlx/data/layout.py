@@ -230,7 +230,7 @@ def cheapest_rows(sequences: Sequences, *, attention_cost: float, branch_cost: f
     """Shared-prefix rows with prompts packed into rows of similar lengths, one row branch by branch, or plain rows: the cheapest.
 
     attention_cost: what attending to one more position costs a token, as a share of the cost that does not depend on the row's
-    length. branch_cost: what splitting a row for attention branch by branch costs a token, in the same unit; None where the model
+    length. branch_cost: what splitting a row for attention branch by branch costs a token, in the same unit; None if the model
     does not support it. Longer rows waste less on padding and more on masked attention; plain causal attention skips the masked
     half.
     """

@@ -92,7 +92,7 @@ class PairTokens:
         return same
 
     def parts(self) -> tuple[tuple[Tokens, ...], tuple[tuple[Tokens, Tokens], ...], tuple[tuple[Learned, Learned], ...] | None]:
-        """Of each pair the prompt, both completions, and what of them is learned; None where all of it is."""
+        """Of each pair the prompt, both completions, and what of them is learned; None if all of it is."""
         tokens = self.tokens.astype(np.int64)
         places = [*self.lengths.ravel().cumsum().tolist()]
         pieces = [tokens[begin:end] for begin, end in zip([0, *places], places, strict=False)]

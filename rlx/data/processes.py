@@ -30,7 +30,7 @@ def num_processes() -> int:
 
 
 def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: int) -> list[Any] | None:
-    """`work` of each part, in their order; None where a process could not be made, failed, died, or all of them stand still.
+    """`work` of each part, in their order; None if a process could not be made, failed, died, or all of them stand still.
 
     work: makes what pickle can send; it computes without torch, whose threads a copy of this process does not have. It may use
     a fast tokenizer that no other thread uses now.

@@ -88,7 +88,7 @@ class TemplateRenderer:
 
     @cached_property
     def bos(self) -> str:
-        """The bos that the template begins a conversation with; empty where it writes none."""
+        """The bos that the template begins a conversation with; empty if it writes none."""
         bos = str(self.tokenizer.bos_token or "")
         with suppress(UnsafeExampleError):
             return bos if self.render(_PROBE).startswith(bos) else ""
@@ -101,7 +101,7 @@ class TemplateRenderer:
 
         opens: with the beginning of an answer after them; continues: without the end of the last one.
 
-        Raises UnsafeExampleError where the template does.
+        Raises UnsafeExampleError if the template does.
         """
         return self._rendered(messages, tools, opens=opens, continues=continues, marked=False)[0]
 
@@ -164,7 +164,7 @@ class TemplateRenderer:
     def _call_form(self) -> tuple[str | None, bool]:
         """How the template writes calls of tools right.
 
-        The one form of arguments, "object" or "text", that it writes as one JSON object; None where it writes both, or none. Some
+        The one form of arguments, "object" or "text", that it writes as one JSON object; None if it writes both, or none. Some
         write their JSON text as a string in quotes, others refuse an object. And whether it writes calls only of messages whose
         content is null, as DeepSeek's do.
         """
@@ -188,7 +188,7 @@ class TemplateRenderer:
         return self.render(messages, tools, opens=True)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
-        """As `opening`; raises DataError where the template refuses the messages."""
+        """As `opening`; raises DataError if the template refuses the messages."""
         try:
             return self.opening(messages, tools)
         except UnsafeExampleError as error:

@@ -117,7 +117,7 @@ class Sequences:
 
     @cached_property
     def learned_tokens(self) -> Tensor | None:
-        """bool [number of completion tokens], one completion after the other; None where every token is learned."""
+        """bool [number of completion tokens], one completion after the other; None if every token is learned."""
         flat = [] if self.learned is None else [part for group in self.learned for part in group]
         return torch.from_numpy(np.concatenate(flat)) if flat and not all(part.all() for part in flat) else None
 

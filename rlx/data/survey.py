@@ -164,7 +164,7 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
 def _as_sampled(task: Task, policy: Any, sides: Sequence[Sequence[Prompt]]) -> tuple[list[list[Prompt]], list[str]]:
     """The prompts of each side as sampling asks them, and what went wrong with others.
 
-    Of an environment, they are the openings that it gives the first ones, with its tools; raises DataError where it opens none.
+    Of an environment, they are the openings that it gives the first ones, with its tools; raises DataError if it opens none.
     """
     if task.interaction is None:
         return [list(prompts) for prompts in sides], []

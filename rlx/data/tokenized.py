@@ -261,7 +261,7 @@ _of_process: deque[tuple[Sequence[Pair], tuple[object, ...], TokenizedPairs]] = 
 class PairTokenizer:
     """Tokenises pairs for one model, and keeps the latest results in memory.
 
-    text: how text becomes tokens. name, max_length, vocabulary_size: of the model; max_length None where it does not say.
+    text: how text becomes tokens. name, max_length, vocabulary_size: of the model; max_length None if it does not say.
     store: where the tokens are kept for later runs; None keeps them in memory only.
     """
 

@@ -76,7 +76,7 @@ class TextEncoder:
 
     @cached_property
     def turn_end_id(self) -> int | None:
-        """The token that the chat template closes an answer with; None where it closes with none, or there is no template."""
+        """The token that the chat template closes an answer with; None if it closes with none, or there is no template."""
         if self.applies_plain_chat:
             return None
         probe = "rlx_probe"
@@ -262,7 +262,7 @@ class TextEncoder:
 
     @cached_property
     def _lead(self) -> str | None:
-        """What words are put after so that they are tokenised as in the middle of a text; None where nothing is known."""
+        """What words are put after so that they are tokenised as in the middle of a text; None if nothing is known."""
         marks = (mark for mark in self._cutting_marks if not self._added[mark].rstrip)
         return middle_lead(self._encode_text, marks) if self.tokenizer.is_fast else None
 

@@ -59,7 +59,7 @@ def with_arguments(call: Any, *, as_text: bool) -> Any:
 
 
 def content_of(message: Message) -> str:
-    """The text of a message; empty where there is none."""
+    """The text of a message; empty if there is none."""
     content = message.get("content")
     return content if isinstance(content, str) else ""
 

@@ -48,7 +48,7 @@ def parts_at_spaces(tokenizer: Any) -> bool:
 
 
 def _step(made: dict[str, Any]) -> bool | None:
-    """Whether a step of a pre-tokenizer begins pieces at spaces; None where it may join what a space parts."""
+    """Whether a step of a pre-tokenizer begins pieces at spaces; None if it may join what a space parts."""
     if made["type"] == "Split" and made["pattern"].get("Regex") in _PATTERNS and made["behavior"] == "Isolated":
         return None if made["invert"] else True
     if made["type"] == "ByteLevel" and not made["add_prefix_space"]:
@@ -71,7 +71,7 @@ class WordTokens:
 
     @staticmethod
     def copied(tokenizer: Any) -> WordTokens | None:
-        """With a copy of a tokenizer, which may be at work in another thread; None where it does not part words."""
+        """With a copy of a tokenizer, which may be at work in another thread; None if it does not part words."""
         if not parts_at_spaces(tokenizer):
             return None
         copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

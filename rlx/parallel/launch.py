@@ -157,7 +157,7 @@ class RankGroup:
 
 
 def require_few_processes(key: str, wanted: int) -> None:
-    """Raises ConfigError where a key asks for far more processes at once than this machine has cores."""
+    """Raises ConfigError if a key asks for far more processes at once than this machine has cores."""
     cores = os.cpu_count() or 1
     if wanted > (most := max(32, 8 * cores)):
         raise ConfigError(

@@ -54,7 +54,7 @@ class Ranks:
     """This process among those of the run. Every method but `rows` is called by all ranks, in the same order.
 
     rank: 0 to world - 1; rank 0 writes the record. timeout: seconds that a rank waits for the others.
-    Raises RankError where a rank died or does not answer in time.
+    Raises RankError if a rank died or does not answer in time.
     """
 
     def __init__(self, group: Any, store: Any, *, rank: int, world: int, timeout: float) -> None:
@@ -153,7 +153,7 @@ class Ranks:
         return tuple(int(value) for value in values)
 
     def sum(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
-        """The sum over ranks of each tensor; like: tensors of the same shapes; None where no rank has one.
+        """The sum over ranks of each tensor; like: tensors of the same shapes; None if no rank has one.
 
         present: whether any rank has the tensor. Half-precision tensors are summed in float32.
         """
@@ -254,7 +254,7 @@ class Ranks:
         return [rank for rank in others if made[rank] < self._count]
 
     def _asked(self, function: Callable[[], T]) -> T | None:
-        """What rank 0 answers, which keeps the store; None where it does not."""
+        """What rank 0 answers, which keeps the store; None if it does not."""
         found: list[T] = []
 
         def ask() -> None:
@@ -311,7 +311,7 @@ def _buckets(like: Sequence[Tensor], present: Sequence[bool]) -> Iterator[list[i
 def join(world: int, *, timeout: float, device: str) -> Ranks:
     """Join the group that the environment describes, as `rlx train ranks=N` and torchrun set it. A GPU is chosen by local rank.
 
-    Raises ConfigError where this process was not started as one of `world`, or there are fewer GPUs than ranks on this machine;
+    Raises ConfigError if this process was not started as one of `world`, or there are fewer GPUs than ranks on this machine;
     RankError where the others do not come in time.
     """
     if ranks_of_environment() != world:

@@ -142,7 +142,7 @@ def _blocks(model: Any) -> list[nn.Module]:
 def fit_for_parts(make: Any, ranks: Ranks) -> Any:
     """`make`, or `make` without its fused kernel: the first whose steps on parts of a weight equal its step on the full weight.
 
-    Called by all ranks at the same time. Raises ConfigError where they are not.
+    Called by all ranks at the same time. Raises ConfigError if they are not.
     """
     wanted = _tried(make)
     mesh = DeviceMesh.from_group(ranks.group, "cpu")

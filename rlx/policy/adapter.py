@@ -65,7 +65,7 @@ class Lora(Ranged):
     def injected(self, model: Any, *, base: BaseModel) -> AttachedAdapter:
         """Put a fresh adapter into the linear layers of `model`, whose own weights are frozen from then on.
 
-        Raises ConfigError where peft is not installed, or the model has no layer of these names.
+        Raises ConfigError if peft is not installed, or the model has no layer of these names.
         """
         peft = _peft()
         given = self.targets if isinstance(self.targets, str) else list(self.targets)
@@ -143,7 +143,7 @@ class AttachedAdapter:
         return {_PREFIX + name: tensor.detach() for name, tensor in found.items()}
 
     def load(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Set the weights of the trained adapter. Raises ConfigError where names or shapes differ. source: for the message."""
+        """Set the weights of the trained adapter. Raises ConfigError if names or shapes differ. source: for the message."""
         own = self.state()
         differing = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
         if differing:
@@ -210,7 +210,7 @@ class AttachedAdapter:
     def merged(self) -> Any:
         """A copy of the model with the adapter added to its weights, without the layers of peft.
 
-        Raises ConfigError where the weights are in 4 bits, to which an adapter cannot be added.
+        Raises ConfigError if the weights are in 4 bits, to which an adapter cannot be added.
         """
         if not all(parameter.is_floating_point() for parameter in self.model.parameters()):
             raise ConfigError(
@@ -249,7 +249,7 @@ class LowRank(NamedTuple):
 
 
 def linear_parts(layer: Any) -> tuple[Any, LowRank | None] | None:
-    """The linear layer that `layer` is, and what an adapter that is switched on adds to it; None where it is anything else."""
+    """The linear layer that `layer` is, and what an adapter that is switched on adds to it; None if it is anything else."""
     if is_linear(layer):
         return layer, None
     if not hasattr(layer, "low_rank") or not is_linear(base := layer.get_base_layer()):
@@ -297,7 +297,7 @@ def _in_place_class() -> type:
         """A linear layer of peft with an adapter of its own: y = W x + b, to which scaling * B A x is added in place."""
 
         def low_rank(self) -> LowRank | None:
-            """What is added to W x + b; None where the layer computes otherwise."""
+            """What is added to W x + b; None if the layer computes otherwise."""
             plain = not (self.disable_adapters or self.merged or self.lora_variant) and len(self.active_adapters) == 1
             if not plain or self.lora_B[self.active_adapters[0]].bias is not None:
                 return None
@@ -331,7 +331,7 @@ def _without_layers(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter on disk. base: None where the directory does not come from rlx; base_name: as peft names the base."""
+    """An adapter on disk. base: None if the directory does not come from rlx; base_name: as peft names the base."""
 
     directory: Path
     lora: Lora
@@ -340,7 +340,7 @@ class SavedAdapter:
 
     @staticmethod
     def of(directory: Path) -> SavedAdapter:
-        """Read the description of a peft directory. Raises ConfigError where it is damaged, or not a LoRA."""
+        """Read the description of a peft directory. Raises ConfigError if it is damaged, or not a LoRA."""
         try:
             config = json.loads((directory / ADAPTER_CONFIG).read_text())
             if config["peft_type"] != "LORA":
@@ -367,7 +367,7 @@ class SavedAdapter:
 
 
 def read_adapter_weights(directory: Path) -> dict[str, Tensor]:
-    """The tensors of a peft directory. Raises ConfigError where they cannot be read."""
+    """The tensors of a peft directory. Raises ConfigError if they cannot be read."""
     file = directory / ADAPTER_WEIGHTS
     try:
         tensors: dict[str, Tensor] = load_file(file) if file.is_file() else {}

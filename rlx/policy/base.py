@@ -150,9 +150,9 @@ class Policy(Reader):
         return self
 
     def checkpoint_activations(self) -> None:
-        """From now on layers keep no activations for the backward pass but their inputs; gradients are equal to the last bit.
+        """From now on layers keep no activations for the backward pass but their inputs; gradients are equal bit for bit.
 
-        Raises ConfigError where the model has no layers that transformers can checkpoint.
+        Raises ConfigError if the model has no layers that transformers can checkpoint.
         """
         if not checkpointed_layers(self.model):
             raise ConfigError(
@@ -164,7 +164,7 @@ class Policy(Reader):
     def compute_in(self, precision: str) -> None:
         """From now on matrix products of the model are computed in `precision`; weights and log-probabilities stay float32.
 
-        precision: float32 or bfloat16. Raises ConfigError where the policy's device, or the dtype of its weights, forbids it.
+        precision: float32 or bfloat16. Raises ConfigError if the policy's device, or the dtype of its weights, forbids it.
         """
         dtype = autocast_dtype(precision, device=self.device, weights=self.dtype)
         self.forward_settings = replace(self.forward_settings, autocast=dtype)
@@ -175,7 +175,7 @@ class Policy(Reader):
     def multiply_by(self, matmul: str) -> None:
         """From now on float32 products are made by what `matmul` names, see rlx.policy.products; called on the policy's device.
 
-        Raises ConfigError where onednn is asked for and cannot be had.
+        Raises ConfigError if onednn is asked for and cannot be had.
         """
         if uses_onednn(matmul, device=self.device, dtype=self.dtype):
             multiply_by_onednn(self.model)

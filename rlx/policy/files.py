@@ -112,7 +112,7 @@ def _model_directory(directory: Path) -> Path:
 
 
 def adapter_directory(path: str) -> Path | None:
-    """The directory of an adapter: `path` itself, or the last checkpoint of a run of rlx; None where it holds no adapter."""
+    """The directory of an adapter: `path` itself, or the last checkpoint of a run of rlx; None if it holds no adapter."""
     local = Path(path).expanduser()
     if not os.path.isdir(local) or (local / "config.json").is_file():  # which a name that is too long raises nothing in
         return None
@@ -191,7 +191,7 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[A
 
 
 def _gone(place: Path) -> str:
-    """The first file of an unpacked model that is not as it was written; empty where all are."""
+    """The first file of an unpacked model that is not as it was written; empty if all are."""
     try:
         written: dict[str, int] = json.loads((place / _WRITTEN).read_text(encoding="utf-8"))
     except (OSError, ValueError):

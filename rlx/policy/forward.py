@@ -311,7 +311,7 @@ _ABSENT = object()
 
 
 def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
-    """The layers of a transformers model that can be computed again; empty where there are none."""
+    """The layers of a transformers model that can be computed again; empty if there are none."""
     from transformers.modeling_layers import GradientCheckpointingLayer  # two seconds, which a plan of a sweep does not need
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

@@ -185,7 +185,7 @@ class _Summed:
 
 
 class _HeadGradients:
-    """The gradients of the hidden states, the weight and the bias, added up over pieces; None where one is not wanted."""
+    """The gradients of the hidden states, the weight and the bias, added up over pieces; None if one is not wanted."""
 
     def __init__(self, given: HeadInput, hidden: Tensor, weight: Tensor, bias: Tensor, wants: Sequence[bool]) -> None:
         self._given, self._inputs = given, (hidden, weight)

@@ -16,9 +16,9 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def autocast_dtype(precision: str, *, device: torch.device, weights: torch.dtype) -> torch.dtype | None:
-    """The dtype that matrix products are cast to; None where they stay in that of the weights.
+    """The dtype that matrix products are cast to; None if they stay in that of the weights.
 
-    precision: a name of PRECISIONS. Raises ConfigError where the device lacks it, or the weights are float64.
+    precision: a name of PRECISIONS. Raises ConfigError if the device lacks it, or the weights are float64.
     """
     dtype = PRECISIONS[precision]
     if dtype is None:

@@ -101,7 +101,7 @@ class Reference:
     first.
 
     A model that computes in 16 bits rounds a pair differently beside other pairs. There the rows of a batch are computed at once,
-    as the policy computes them: an unchanged policy then equals its reference to the last bit. Only those of batches that come
+    as the policy computes them: an unchanged policy then equals its reference bit for bit. Only those of batches that come
     again, as in evaluations, are kept.
 
     cache_dir: the folder for them; None keeps them in memory only.
@@ -236,7 +236,7 @@ class Reference:
         return unflatten(kept[name], batch.sequences.completion_mask)
 
     def _block(self, block: Sequences, *, wait: bool) -> Tensor | None:
-        """[N] log-probabilities of a block, stored or computed; None where another process computes it (unless wait)."""
+        """[N] log-probabilities of a block, stored or computed; None if another process computes it (unless wait)."""
         if self._store is None:
             self._store = self._open_store()
         values = self._read(block)

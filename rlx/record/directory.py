@@ -59,7 +59,7 @@ def _first_free(parent: Path, name: str, make: Callable[[Path], object]) -> Path
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Give a directory another name. Raises FileExistsError where a file or a directory with content has it."""
+    """Give a directory another name. Raises FileExistsError if a file or a directory with content has it."""
     try:
         os.rename(source, target)
     except OSError as error:
@@ -103,7 +103,7 @@ def last_step(file: Path) -> int:
 
 
 def hold(directory: Path) -> int | None:
-    """Lock the directory for this process, so that two resumes at once do not mix; None where locks are not supported."""
+    """Lock the directory for this process, so that two resumes at once do not mix; None if locks are not supported."""
     try:
         import fcntl
     except ImportError:
@@ -124,7 +124,7 @@ def hold(directory: Path) -> int | None:
 
 
 def require_own_files(directory: Path) -> None:
-    """Raise ConfigError where a directory that is to be written to holds a link that leads out of it, or a pipe or device.
+    """Raise ConfigError if a directory that is to be written to holds a link that leads out of it, or a pipe or device.
 
     What is written there would be written elsewhere, or waited for without end: such a directory comes from somebody else.
     """
@@ -149,7 +149,7 @@ def require_own_files(directory: Path) -> None:
 
 HEARTBEAT_SECONDS = 20.0
 SILENT_SECONDS = 300.0  # without a heartbeat; file systems of clusters show a new time a minute late
-_SILENT_BEFORE = 86_400.0  # for records of before there was one, whose files are written once a step
+_SILENT_BEFORE = 86_400.0  # for records of before there was one, whose files are written once per step
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 

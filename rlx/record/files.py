@@ -62,7 +62,7 @@ def json_line(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def full_disk_explained(path: Path, *, key: str = "output_dir=DIR") -> Iterator[None]:
-    """Turn an OSError while `path` is written into a TrainingError with what to do; a ConfigError where the path is wrong.
+    """Turn an OSError while `path` is written into a TrainingError with what to do; a ConfigError if the path is wrong.
 
     key: the one that chooses the place, with what its value is.
     """
@@ -114,7 +114,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def write_beside(path: Path, data: bytes | str) -> Path:
     """Writes `data` durably to a temporary name beside `path` and returns that name; nothing is left if it fails.
 
-    Raises OSError where `path` is a directory, or a device or pipe, which a file would take the place of.
+    Raises OSError if `path` is a directory, or a device or pipe, which a file would take the place of.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -249,7 +249,7 @@ def turn_lines(turns: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def completion_text(row: Mapping[str, Any]) -> Any:
-    """The completion of a sample; of a conversation its turns, one a line."""
+    """The completion of a sample; of a conversation its turns, one per line."""
     turns = row.get("turns")
     is_talk = isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns)
     return "\n".join(turn_lines(turns)) if is_talk and turns else row.get("completion")
@@ -285,7 +285,7 @@ def _each_line(path: str | os.PathLike[str], name: str) -> Iterator[dict[str, An
 
 
 def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[str, Any]]:
-    """JSON objects with an integer `step`, one a line; only the last line may be cut."""
+    """JSON objects with an integer `step`, one per line; only the last line may be cut."""
     lines = data.split(b"\n")
     rows = []
     for index, line in enumerate(lines, first_line):

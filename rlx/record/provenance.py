@@ -89,7 +89,7 @@ def config_hash(config: Mapping[str, Any], sources: Sequence[Source] = (), **inp
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key; None where it is absent."""
+    """The value of a dotted key; None if it is absent."""
     group, _, name = key.partition(".")
     node = config.get(group)
     return (node.get(name) if isinstance(node, Mapping) else None) if name else node

@@ -214,7 +214,7 @@ def find_runs(where: str | os.PathLike[str]) -> list[RunRecord]:
 
 
 def read_plan(directory: Path) -> dict[str, Any] | None:
-    """The content of the `sweep.json` of a sweep, its list of jobs among it; None where there is none that can be read."""
+    """The content of the `sweep.json` of a sweep, its list of jobs among it; None if there is none that can be read."""
     try:
         found = json.loads(read_regular(directory / PLAN))
     except (OSError, ValueError, RecursionError):

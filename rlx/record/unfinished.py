@@ -19,10 +19,10 @@ _POLL_SECONDS = 2.0
 
 
 def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | None = None) -> RunRecord | None:
-    """The newest run of this config that is completed, or has a checkpoint to go on from; None where there is none.
+    """The newest run of this config that is completed, or has a checkpoint to go on from; None if there is none.
 
     config: resolved, as a run records it. output_dir: its runs are those in output_dir/train. directory: the only place to look
-    in, where the caller chose one. Raises ConfigError where another process is making that run; one that cannot be seen from
+    in, where the caller chose one. Raises ConfigError if another process is making that run; one that cannot be seen from
     here is waited for until its heartbeat tells.
     """
     digest = config_hash(config, sources(config))

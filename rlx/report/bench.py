@@ -88,7 +88,7 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _bars(axes: Any, labels: Sequence[str], spreads: Sequence[Mapping[str, Any]], colour: str) -> None:
-    """Medians as bars, with the smallest and the largest as whiskers; nothing where there is none."""
+    """Medians as bars, with the smallest and the largest as whiskers; nothing if there is none."""
     for label, spread in zip(labels, spreads, strict=True):
         median = spread["median"]
         if median is None:

@@ -22,7 +22,7 @@ ENTRY = re.compile(r"^([A-Za-z_]+)(?: \(class variable\))?: (.*)$")
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """name: dotted, below the loss. meaning: what it does. allowed: its range in words, empty where there is none."""
+    """name: dotted, below the loss. meaning: what it does. allowed: its range in words, empty if there is none."""
 
     name: str
     value: Any

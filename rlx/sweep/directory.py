@@ -55,7 +55,7 @@ def claim_directory(
     killed. begin: writes the first sweep.json of a new sweep; its directory appears with that file, so that the same command
     goes on with it whenever this process is killed.
 
-    Raises ConfigError where the named directory is in use or holds something else.
+    Raises ConfigError if the named directory is in use or holds something else.
     """
     if named is not None:
         return _claim_named(named, _patient_lock(named, patience), digest, code, fresh, begin)

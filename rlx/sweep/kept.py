@@ -109,7 +109,7 @@ def served(modules: Iterable[KeptModule]) -> Iterator[None]:
 def keep_sources(directory: Path, files: Iterable[Source]) -> tuple[KeptModule, ...]:
     """Copy the user's modules into the sweep. Its jobs import the copies, so that an edit meanwhile does not reach them.
 
-    Raises ConfigError where a copy of before computes something else than the module of now.
+    Raises ConfigError if a copy of before computes something else than the module of now.
     """
     kept = []
     for source in {source.copy: source for source in files}.values():
@@ -135,7 +135,7 @@ def kept_before(directory: Path, plan: Mapping[str, Any], names: Iterable[str]) 
     """The copies that a sweep has of the modules of these dotted names, and of what those import.
 
     plan: the content of its sweep.json, which lists the modules with their hashes. Nothing is imported.
-    Raises ConfigError where a copy is gone or has another hash.
+    Raises ConfigError if a copy is gone or has another hash.
     """
     listed = {module: sha256 for module, sha256 in _listed(plan) if is_users_module(module)}
     waiting = [name.rpartition(".")[0] for name in names]

@@ -145,7 +145,7 @@ class SweepState:
 def completed_score(directory: Path, job: JobState) -> dict[str, float] | None:
     """The figures of the completed run of a job in the directory of its sweep; None if there is none.
 
-    Raises DataError where the record there is that of another job, or says another score than its metrics do.
+    Raises DataError if the record there is that of another job, or says another score than its metrics do.
     """
     place = directory / job.name
     try:

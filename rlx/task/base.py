@@ -152,7 +152,7 @@ class Task(Ranged):
         raise ConfigError(f"task {self.name} gives no rewards; task=arithmetic, prompt_file and reasoning_gym do")
 
     def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
-        """`reward` of each completion, one a prompt, as finite numbers.
+        """`reward` of each completion, one per prompt, as finite numbers.
 
         Raises TrainingError with the prompt and the completion if a reward raises or is not a finite number.
         """
@@ -166,12 +166,12 @@ class Task(Ranged):
 
     @property
     def interaction(self) -> Any:
-        """An rlx.task.environment.Interaction: how its conversations are played; None where a completion is one turn."""
+        """An rlx.task.environment.Interaction: how its conversations are played; None if a completion is one turn."""
         return None
 
     @property
     def curriculum(self) -> Any:
-        """An rlx.task.base.Curriculum: which prompts to learn from are drawn when; None where all are drawn alike."""
+        """An rlx.task.base.Curriculum: which prompts to learn from are drawn when; None if all are drawn alike."""
         return None
 
     def _rewarded(self, prompt: Prompt, completion: str) -> dict[str, float]:

@@ -76,7 +76,7 @@ class Columns:
     def name(self, row: Mapping[str, Any], purpose: str) -> str | None:
         """The column of a row for a purpose; None if the row has none, or the config sets the name to null.
 
-        Raises DataError where the same column has another purpose.
+        Raises DataError if the same column has another purpose.
         """
         self.saw(row)
         if purpose not in self._names:
@@ -88,7 +88,7 @@ class Columns:
         return name
 
     def _require_own(self, row: Mapping[str, Any], purpose: str) -> None:
-        """Raise DataError where a column has another purpose already: an answer would be part of its prompt, say."""
+        """Raise DataError if a column has another purpose already: an answer would be part of its prompt, say."""
         name = self._names[purpose]
         given = {other: own for other, own in self.given.items() if own in row}
         for other, taken in {**given, **self._names}.items():
@@ -197,10 +197,10 @@ class ReadsFile:
 
 
 def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) -> Text | None:
-    """The conversation of a row whose prompt and answers are in one column; None where a completion has a column of its own.
+    """The conversation of a row whose prompt and answers are in one column; None if a completion has a column of its own.
 
     A conversation that ends with an answer is whole, whatever other columns are called; one that does not is the prompt of what
-    another column answers, if there is one. Raises AbsentError where the column is null or empty.
+    another column answers, if there is one. Raises AbsentError if the column is null or empty.
     """
     own = columns.given.get("completion")
     if own in row and (own != "completion" or row[own] is not None):
@@ -233,7 +233,7 @@ def is_null(value: Any) -> bool:
 
 
 def as_label(value: Any, *, place: str, key: str) -> bool:
-    """A label as true or false. Raises AbsentError where it is null or empty, DataError where it is none."""
+    """A label as true or false. Raises AbsentError if it is null or empty, DataError if it is none."""
     if is_null(value) or value == "":
         raise AbsentError(place, f"{key!r} is {'empty' if value == '' else 'null'}")
     value = _LABELS.get(value.strip().lower(), value) if isinstance(value, str) else value

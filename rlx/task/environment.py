@@ -146,9 +146,9 @@ class Interaction:
         return self.share(prompts, make)
 
     def figures(self, talks: Sequence[Conversation], prompts: Sequence[int]) -> list[dict[str, float]]:
-        """What the environment counted in each conversation; nothing where it broke one off. prompts: as in `share`.
+        """What the environment counted in each conversation; nothing if it broke one off. prompts: as in `share`.
 
-        Raises TrainingError where it raises, gives no mapping, or gives what cannot be sent to other processes.
+        Raises TrainingError if it raises, gives no mapping, or gives what cannot be sent to other processes.
         """
 
         def counted(talk: Conversation) -> Any:

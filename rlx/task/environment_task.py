@@ -43,7 +43,7 @@ class EnvironmentTask(PromptFile):
     """Conversations with an environment: the assistant speaks in turns, and the environment answers each.
 
     environment: task.environment=my_lab.Guess, a class of yours that extends rlx.task.environment.Environment.
-    path: a file of prompts, one a row, as in task=prompt_file; null: the environment's own, `num_prompts` to learn from and
+    path: a file of prompts, one per row, as in task=prompt_file; null: the environment's own, `num_prompts` to learn from and
     `num_held_out` for the score, drawn from data_seed.
     environment_weight: of the environment's rewards in the sum of rewards. Further ones (task/reward) judge the whole
     conversation: they get the assistant's last turn as the completion, the columns turns, turn_rewards, messages and

@@ -90,7 +90,7 @@ def as_conversation(value: Any, *, place: str, key: str) -> Text:
     """As `as_text`, of a column of whole conversations.
 
     A list of texts, or a text that spells one, is what the user and the assistant say in turn, as in LIMA. A text that is written
-    as a transcript, with every turn after a mark of who speaks, is that conversation. Raises DataError where words of it stand in
+    as a transcript, with every turn after a mark of who speaks, is that conversation. Raises DataError if words of it stand in
     no turn.
     """
     if isinstance(value, str) and _TEXTS.match(value):
@@ -154,7 +154,7 @@ def _is_code(text: str) -> bool:
 
 
 def _read(text: str) -> Any:
-    """The value that a text spells as JSON, Python, or NumPy, which leaves out commas. Raises ValueError where it is none."""
+    """The value that a text spells as JSON, Python, or NumPy, which leaves out commas. Raises ValueError if it is none."""
     for read in (json.loads, _of_python):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             return read(text.strip())
@@ -262,7 +262,7 @@ def _weigh(message: dict[str, Any], *, place: str, key: str) -> None:
 
 
 def _part(part: Any, *, place: str, key: str) -> str:
-    """The text of a part of a message's content; empty where it is null, as fields that are null are gone by now."""
+    """The text of a part of a message's content; empty if it is null, as fields that are null are gone by now."""
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__

@@ -83,7 +83,7 @@ class PairFile(ReadsFile, Task, ABC):
         object.__setattr__(self, "_store", store)
 
     def _name(self) -> str | None:
-        """What decides the pairs, as a hash; None where they are not worth keeping, or a class of one's own reads the rows."""
+        """What decides the pairs, as a hash; None if they are not worth keeping, or a class of one's own reads the rows."""
         size = sum(file.stat().st_size for file in self._files)
         if self._store is None or not _LEAST_KEPT <= size <= _MOST_KEPT or not type(self).__module__.startswith("rlx."):
             return None

@@ -35,7 +35,7 @@ def find_files(path: str, *, key: str) -> tuple[Path, ...]:
     A file; a pattern (shards/*.jsonl.gz); a directory of shards, or one that the package datasets saved; `directory:split`; a
     name on the Hugging Face hub, or a directory with its layout: `name`, `name:split`, `name:configuration` or
     `name:configuration:split`. Of several splits the training split is meant unless another is named.
-    Raises DataError where there is no such data.
+    Raises DataError if there is no such data.
     """
     if not path.strip():
         raise DataError(f"{key} is empty; name the file")
@@ -315,7 +315,7 @@ def hub_files(name: str, parts: Sequence[str], *, key: str) -> tuple[Path, ...]:
 
     name: of the hub, or a directory with the hub's layout. parts: () or (split,) or (configuration,) or (configuration, split).
     Without a split the training split is meant; without a configuration the only one, or the default one.
-    Raises DataError where the package datasets is missing, or finds no such data set, configuration or split.
+    Raises DataError if the package datasets is missing, or finds no such data set, configuration or split.
     """
     try:
         import datasets

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PHASES = ("draw", "forward", "backward", "step")
 PATIENCE = 10  # a budget of tokens is given up after this many budgets of seconds
 PROFILED_STEPS = 2
-Spread = dict[str, Any]  # median, low, high; None where a round did not get there
+Spread = dict[str, Any]  # median, low, high; None if a round did not get there
 
 
 class Clock:
@@ -297,7 +297,7 @@ def _profile(loop: Loop, file: Path) -> str:
 
 
 def spread_of(values: Sequence[float | None]) -> Spread:
-    """Median, smallest and largest; all None where a round has no value, since a median of the others would mislead."""
+    """Median, smallest and largest; all None if a round has no value, since a median of the others would mislead."""
     if not values or any(value is None for value in values):
         return {"median": None, "low": None, "high": None}
     present = [float(value) for value in values if value is not None]

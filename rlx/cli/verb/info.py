@@ -172,7 +172,7 @@ def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
 
 
 def _docstring(kind: type) -> str:
-    """The docstring of a class; empty where it is the signature that dataclass writes in place of one."""
+    """The docstring of a class; empty if it is the signature that dataclass writes in place of one."""
     said = inspect.getdoc(kind) or ""
     return "" if said.startswith(f"{kind.__name__}(") else said
 

@@ -117,7 +117,7 @@ def class_name(name: str) -> str:
 
 
 def template_kind(what: str, kind: str | None) -> str:
-    """The kind of template that is asked for: one of KINDS, or empty where there is one alone. Raises ConfigError."""
+    """The kind of template that is asked for: one of KINDS, or empty if there is one alone. Raises ConfigError."""
     kinds = KINDS.get(what, ())
     if kind is None:
         return ""

@@ -199,7 +199,7 @@ def launched(composed: Composed) -> Outcome:
 
 
 def result_of_ranks(composed: Composed) -> AlgorithmResult:
-    """The result of a run of several ranks, out of its record. Raises TrainingError where they failed."""
+    """The result of a run of several ranks, out of its record. Raises TrainingError if they failed."""
     from rlx.record.run import read_run
 
     outcome = launched(composed)

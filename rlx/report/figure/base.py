@@ -163,7 +163,7 @@ def framed(lines: Sequence[float], bands: Sequence[float]) -> tuple[float, float
 
 
 def cut_note(bands: Sequence[float], axis: FigureAxis) -> str:
-    """A sentence for bands that the frame cuts; empty where all of them is seen."""
+    """A sentence for bands that the frame cuts; empty if all of them is seen."""
     seen = [value for value in bands if math.isfinite(value)]
     if not seen or (axis.low <= min(seen) and max(seen) <= axis.high):
         return ""

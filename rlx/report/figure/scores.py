@@ -125,7 +125,7 @@ def improvement_figure(comparison: Comparison) -> list[Figure]:
 
 
 def profile_figure(comparison: Comparison) -> list[Figure]:
-    """Performance profiles: the share of runs above each score, a step at each run. None where all runs score alike."""
+    """Performance profiles: the share of runs above each score, a step at each run. None if all runs score alike."""
     shown = comparison.profiles[:MOST_LINES]
     every = {score for arm in comparison.arms for scores in arm.scores for score in scores.tolist()}
     if sum(len(scores) for scores in comparison.arms[0].scores) < 2 or len(every) < 2:

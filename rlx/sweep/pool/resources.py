@@ -58,7 +58,7 @@ def num_workers(wanted: str | int, *, threads: int, ranks: int = 1) -> int:
 def environments(size: int, ranks: int = 1) -> list[Mapping[str, str]]:
     """For each job that runs the variables that give it `ranks` GPUs of its own; jobs share them if there are too few for all.
 
-    Raises ConfigError where there are fewer than one job takes.
+    Raises ConfigError if there are fewer than one job takes.
     """
     found = gpus()
     if found and len(found) < ranks:

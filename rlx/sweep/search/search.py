@@ -191,7 +191,7 @@ class Search:
         }
 
     def trials_in_place_of_failed(self) -> int | None:
-        """How many trials make up for those that failed; None where jobs of the search are run again, or a grid has no more."""
+        """How many trials make up for those that failed; None if jobs of the search are run again, or a grid has no more."""
         failed = {job.trial for job in self.state.jobs.values() if job.state == FAILED}
         is_over = all(job.state in ENDED for job in self.state.jobs.values()) and None not in failed
         return len(self.trials) + len(failed) if is_over and self.settings.sampler != "grid" else None

@@ -23,7 +23,7 @@ DIFFERS = "differs"  # the attribute of a trial that holds its overrides
 
 
 def import_optuna() -> Any:
-    """Optuna, quiet; a ConfigError where it is not installed."""
+    """Optuna, quiet; a ConfigError if it is not installed."""
     try:
         import optuna
     except ImportError as error:

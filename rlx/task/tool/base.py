@@ -147,7 +147,7 @@ def _signature_alone(name: str, hints: Mapping[str, Any], taken: list[inspect.Pa
 
 
 def _documented(text: str, names: list[str]) -> tuple[str, dict[str, str]]:
-    """What a docstring says of a function, and of each argument under `Args:`; empty where it says nothing."""
+    """What a docstring says of a function, and of each argument under `Args:`; empty if it says nothing."""
     found = _ARGUMENTS.search(text)
     about, rest = (text, "") if found is None else (text[: found.start()], text[found.end() :])
     ended = _ARGUMENTS.search(rest)

@@ -122,7 +122,7 @@ def _end(popen: subprocess.Popen[bytes]) -> None:
 
 
 def serve() -> None:
-    """Answer the orders on standard input, one a line, until it ends; then this process ends, whatever it is doing.
+    """Answer the orders on standard input, one per line, until it ends; then this process ends, whatever it is doing.
 
     What tools print goes to standard error.
     """

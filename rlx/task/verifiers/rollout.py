@@ -64,7 +64,7 @@ class WaitingRollout:
         return opening
 
     async def answer(self, text: str, calls: Sequence[Call], *, is_cut: bool) -> str | tuple[Message, ...] | None:
-        """What follows the assistant's turn; None where the rollout has ended, and reward and metrics are there."""
+        """What follows the assistant's turn; None if the rollout has ended, and reward and metrics are there."""
         self._running()
         request = self._open
         assert request is not None
@@ -109,7 +109,7 @@ class WaitingRollout:
         return await answer
 
     def _running(self) -> asyncio.Task[Any]:
-        """The task of the rollout. Raises BrokenTurnError where it belongs to an event loop that is gone."""
+        """The task of the rollout. Raises BrokenTurnError if it belongs to an event loop that is gone."""
         assert self._run is not None
         if self._run.get_loop() is not asyncio.get_running_loop():
             raise BrokenTurnError("lost its event loop to a call that blocked it; an environment awaits what takes long")
@@ -124,7 +124,7 @@ class WaitingRollout:
         return found[0]
 
     async def _next(self) -> Request | None:
-        """The rollout's next request; None where it has ended."""
+        """The rollout's next request; None if it has ended."""
         assert self._requests is not None
         run, getter = self._running(), asyncio.ensure_future(self._requests.get())
         try:

@@ -108,7 +108,7 @@ class VerifiersEnvironment(Environment):
 
     @cached_property
     def made(self) -> Any:
-        """The package's environment; its conversations share it. Raises ConfigError where there is none."""
+        """The package's environment; its conversations share it. Raises ConfigError if there is none."""
         return loaded(self.load, self.env, self.parameters)
 
     @cached_property
