@@ -83,8 +83,11 @@ def _fits_class(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
 def described(hint: Any) -> str:
     """A type in the words of a message."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    arguments = tuple(typing.get_args(item)[0] if typing.get_origin(item) is typing.Annotated else item for item in arguments)
     if hint in _NAMES:
         return _NAMES[hint]
+    if origin is typing.Annotated:
+        return described(arguments[0])
     if origin in (Union, types.UnionType):
         plain = [argument for argument in arguments if argument in _NAMES]
         return " or ".join(described(argument) for argument in plain or arguments)
@@ -99,7 +102,8 @@ def described(hint: Any) -> str:
         return "one of " + ", ".join(str(member.value) for member in hint)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a mapping"
-    return f"a node whose _target_ is a {getattr(hint, '__name__', hint)}"
+    name = str(getattr(hint, "__name__", hint))
+    return f"a node whose _target_ is {'an' if name[:1] in tuple('AEIOU') else 'a'} {name}"
 
 
 # The check between composing a config and building from it: every key, type and class, before anything is loaded.
@@ -324,8 +328,9 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
     if value is None and parameter.name == "loss" and not fits(None, parameter.hint):
         raise ConfigError(f"{path} reads a loss and none is chosen; choose one: loss=NAME (rlx --help lists them)")
     if not fits(value, parameter.hint):
-        word = chosen_by(parameter.hint, full) if isinstance(value, str) else ""
-        said = f"it is chosen by {word}={value}" if word else f"it must be {described(parameter.hint)}"
+        word = chosen_by(parameter.hint, full) if isinstance(value, (str, Mapping)) else ""
+        named = value if isinstance(value, str) else "NAME, which gives it a _target_"
+        said = f"it is chosen by {word}={named}" if word else f"it must be {described(parameter.hint)}"
         raise ConfigError(f"{full}={shown(value)}: {said}")
     if not isinstance(value, Mapping):  # a node in the place of a number is refused below
         check_range(full, value, parameter.allowed)

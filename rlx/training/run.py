@@ -295,6 +295,7 @@ def _rerun(
 ) -> AlgorithmResult:
     """Run the config of a run again, and report whether the metrics are bitwise equal."""
     before = read_run(run)
+    verify_record(before)
     run = before.directory.absolute()  # the given path may be `latest`, which will point to the new run
     if cfg.threads is None:
         set_threads(before.threads)
@@ -310,7 +311,8 @@ def _rerun(
         name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
         view.warn(f"the metrics differ from {shown} from step {b['step']} on: {name} was {a.get(name)} and is {b.get(name)}")
     elif len(old) != len(new):
-        view.warn(f"{shown} has {len(old)} lines of metrics and this run {len(new)}; those that both have agree")
+        agree = "those that both have agree" if old else "there is nothing to hold them against"
+        view.warn(f"{shown} has {len(old)} lines of metrics and this run {len(new)}; {agree}")
     else:
         view.note(f"the metrics of all {len(new)} lines agree with {shown}, to the last bit")
     return result

@@ -51,6 +51,8 @@ def test_nothing_is_built(cfg, monkeypatch):
         ("loss._target_", "os.system", "loss._target_ names os.system"),
         ("loss", None, "algorithm reads a loss and none is chosen"),
         ("loss", {"beta": 1}, "loss is not a node with a _target_"),
+        ("algorithm.regularizer", {"weight": 1}, "it is chosen by algorithm/regularizer=NAME, which gives it a _target_"),
+        ("policy.max_length", False, "policy.max_length=false: it must be a whole number or null"),
         ("algorithm.pairs_per_step", 1.5, "it must be a whole number"),
         ("algorithm.sft_loss_weight", float("nan"), "algorithm.sft_loss_weight=nan: it must be a finite number at least 0"),
         ("loss.beta", float("inf"), "loss.beta=inf: it must be a finite number above 0"),
