@@ -1,4 +1,4 @@
-"""What a task's data is once it is tokens: what is kept, dropped and why, how long it is, and what to be careful about."""
+"""What a task's data is once it is tokens: what is kept, dropped and why, their lengths, and cautions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DataSurvey:
     dropped, remarks: for each reason its name, how many rows, what it means, and an example.
     lengths: of prompt, chosen and rejected in tokens: mean, quantiles and a histogram; of demonstrations: prompt and completion.
     chosen_longer: share of pairs, or None.
-    tokens_per_step: read by one step. notes: facts about columns. cautions: what to be careful about, each with its fix.
+    tokens_per_step: read by one step. notes: facts about columns. cautions: possible problems, each with its fix.
     rewards: what the reward functions make of a right, an empty and a wrong answer. examples: token by token.
     """
 
@@ -64,21 +64,21 @@ def survey(task: Task, policy: Any, *, num_examples: int = 4, rows_per_step: int
 
 
 def brief(task: Task, policy: Any) -> dict[str, str]:
-    """The two lines of it that a run shows: how long the data is, and the first thing to be careful about."""
+    """The two lines that a run shows: the lengths of the data, and the first caution."""
     learn, held_out = policy.pair_tokenizer(task.pairs()), policy.pair_tokenizer(task.held_out_pairs())
     if not len(learn):
         return {}
     lengths, longer = _lengths(learn, task), _chosen_longer(learn)
     said = ", ".join(f"{name} {_short(values)}" for name, values in lengths.items())
-    share = "" if longer is None else f"; chosen is the longer side of {longer:.0%}"
+    share = "" if longer is None else f"; chosen is longer in {longer:.0%} of pairs"
     cautions = _cautions(task, policy.text, (learn, held_out), Counter(), longer, lengths)
     rest = f" (and {len(cautions) - 1} more: rlx data)" if len(cautions) > 1 else ""
-    lengths_text = f"in tokens, the middle half (the longest): {said}{share}"
+    lengths_text = f"in tokens, 25 to 75 % quantile (maximum): {said}{share}"
     return {"lengths": lengths_text, **({"caution": cautions[0] + rest} if cautions else {})}
 
 
 def brief_of_prompts(task: Task, text: TextEncoder) -> dict[str, str]:
-    """The first thing to be careful about in prompts, as a run shows it; where there are many prompts, of the first ones."""
+    """The first caution about the prompts, as a run shows it; if there are many prompts, about the first ones."""
     if task.interaction is not None:
         return {}  # the environment makes the prompts
     prompts = [*task.prompts(), *task.held_out_prompts()]
@@ -146,7 +146,9 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] and tells else []
     if failures:
         tried = len(failures) + sum(map(len, sampled))
-        cautions.append(f"{len(failures)} of {tried} conversations that the environment was to open fail; such as {failures[0]}")
+        cautions.append(
+            f"{len(failures)} of {tried} conversations could not be opened by the environment; for example, {failures[0]}"
+        )
     plain = _plain([prompt.text for side in sampled for prompt in side], policy.text)
     examples = [
         {"prompt_ids": ids.tolist(), "completions": [], "text": policy.text.tokenizer.decode(ids.tolist())}
@@ -157,7 +159,7 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     cautions[:0] = [f"{row['count']} rows {row['meaning']}; they are dropped" for row in dropped]
     made = DataSurvey(counts, dropped, remarks, lengths, cautions=cautions + plain, examples=examples)
     if len(sides[0]) > _OPENED and len(asked) < len(sides[0]):
-        made.notes.append(f"the environment has opened the first {_OPENED} of {len(sides[0]):,} prompts; lengths are of those")
+        made.notes.append(f"the environment opened the first {_OPENED} of {len(sides[0]):,} prompts; the lengths describe these")
     return made
 
 
@@ -214,7 +216,10 @@ def _of_each_prompt(prompts: Sequence[Prompt], text: TextEncoder) -> list[dict[s
     ]
 
 
-_BOTH = "{} prompts are both learned and held out, white space and case apart: the score measures memory; take one side out"
+_BOTH = (
+    "{} prompts are both in the training data and held out (ignoring white space and case): the score then measures memory; "
+    "remove them from one side"
+)
 
 
 def _cautions(
@@ -225,7 +230,7 @@ def _cautions(
     longer: float | None,
     lengths: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
-    """What to be careful about, the gravest first."""
+    """The cautions, the most serious first."""
     found = []
     dropped, remarks = (Counter[str](), Counter[str]())
     for side in made:
@@ -238,39 +243,41 @@ def _cautions(
     found += _plain([pair.prompt for pair in pairs], text)
     contrary = sum(pair.scores is not None and pair.scores[0] < pair.scores[1] for pair in pairs)
     if contrary and not getattr(task, "label_noise", 0):  # which exchanges the sides on purpose
-        found.append(f"{contrary} pairs have the larger score on the rejected side; are the columns exchanged? Or take them out")
+        found.append(
+            f"{contrary} pairs have the larger score on the rejected side; are the columns swapped? If not, remove these pairs"
+        )
     if counts.get("in_both"):
         found.append(_BOTH.format(counts["in_both"]))
     if counts.get("white_space_pairs"):
-        found.append(f"{counts['white_space_pairs']} pairs differ in white space or case alone; fix them or take them out")
+        found.append(f"{counts['white_space_pairs']} pairs differ only in white space or case; fix or remove them")
     if counts.get("duplicates"):
-        found.append(f"{counts['duplicates']} rows are there twice; take them out, or they weigh twice")
+        found.append(f"{counts['duplicates']} rows are duplicates; remove them, or they count twice")
     if longer is not None and max(longer, 1 - longer) > _LONGER:
         name = "chosen" if longer > 0.5 else "rejected"
         found.append(
-            f"the {name} side is the longer one of {max(longer, 1 - longer):.0%} of the pairs (ties count half): length "
-            "alone tells them apart; try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
+            f"the {name} side is longer in {max(longer, 1 - longer):.0%} of the pairs (ties count half): length "
+            "alone can separate them; try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
         )
     alone = "completion" in lengths
     answers = lengths.get("completion" if alone else "chosen", {}).get("quantiles", {})
     if answers and answers["0.95"] > task.max_new_tokens:
         found.append(
-            f"one {'' if alone else 'chosen '}completion in twenty is longer than {answers['0.95']:g} tokens, and "
-            f"task.max_new_tokens={task.max_new_tokens} cuts what is sampled; raise it"
+            f"5 % of the {'' if alone else 'chosen '}completions are longer than {answers['0.95']:g} tokens, but "
+            f"task.max_new_tokens={task.max_new_tokens} truncates sampled ones; raise it"
         )
     return found + [said for remark, said in altered if remark in MEANT]
 
 
 def _plain(prompts: Sequence[Text], text: TextEncoder) -> list[str]:
-    """What to say of prompts of plain text where there is a chat template."""
+    """A caution about plain-text prompts if the policy has a chat template."""
     if text.applies_plain_chat or text.chat_template in ("always", "never"):
         return []
     count = sum(isinstance(prompt, str) and not text.is_rendered(prompt) for prompt in prompts)
     if not count:
         return []
     said = (
-        f"{count} prompts are plain text, and the policy has a chat template, which they do not go through; "
-        "policy.chat_template=always makes each a user's message, never says that plain text is meant"
+        f"{count} prompts are plain text, to which the policy's chat template is not applied; "
+        "policy.chat_template=always makes each a user message, never confirms plain text"
     )
     return [said]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rlx.data.survey import DataSurvey
 
 _BAR = 40
-# how a token is shown: of the prompt, learned, written by others
+# the style of a token: of the prompt, learned, or written by another role
 _STYLES = {"prompt": "dim", "learned": "green", "masked": "bright_black strike"}
 
 
@@ -25,15 +25,17 @@ def survey_lines(survey: DataSurvey) -> list[str]:
     )
     lines = [first]
     for row in survey.dropped:
-        lines += [f"dropped    {row['count']:,} {row['meaning']}{_said(row)}", f"           such as {_source(row)}"]
+        lines += [f"dropped    {row['count']:,} {row['meaning']}{_said(row)}", f"           for example {_source(row)}"]
     for row in survey.remarks:
-        lines += [f"altered    {row['count']:,} {row['meaning']}", f"           such as {_source(row)}"]
+        lines += [f"altered    {row['count']:,} {row['meaning']}", f"           for example {_source(row)}"]
     others = {
-        "duplicates": "rows twice",
-        "in_both": "prompts on both sides",
-        "white_space_pairs": "pairs that differ in white space alone",
+        "duplicates": "duplicate rows",
+        "in_both": "prompts both learned and held out",
+        "white_space_pairs": "pairs that differ only in white space",
     }
-    lines.append(", ".join(f"{counts.get(name, 0):,} {what}" for name, what in {**others, "truncated": "prompts cut"}.items()))
+    lines.append(
+        ", ".join(f"{counts.get(name, 0):,} {what}" for name, what in {**others, "truncated": "truncated prompts"}.items())
+    )
     for name, values in survey.lengths.items():
         quantiles = "  ".join(f"{float(q):.0%} {value:g}" for q, value in values["quantiles"].items())
         lines += ["", f"{name}: tokens, mean {values['mean']:.1f}  {quantiles}"]
@@ -42,7 +44,7 @@ def survey_lines(survey: DataSurvey) -> list[str]:
             bar = "#" * -(-bin_["count"] * _BAR // most) if bin_["count"] else ""
             lines.append(f"  {bin_['from']:>8} to {bin_['to']:<8} {bin_['count']:>8,} {bar}")
     if survey.chosen_longer is not None:
-        lines += ["", f"the chosen side is the longer one of {survey.chosen_longer:.0%} of the pairs (ties count half)"]
+        lines += ["", f"the chosen side is longer in {survey.chosen_longer:.0%} of the pairs (ties count half)"]
     if survey.tokens_per_step:
         lines.append(f"a step reads about {survey.tokens_per_step:,.0f} tokens")
     for one in survey.rewards:

@@ -85,8 +85,8 @@ def test_answers_that_the_data_excludes_hide_no_graver_caution():
     asked = (talk[0], {**talk[1], "weight": 0}, talk[2])
     said = ({"role": "assistant", "content": "2"},), ({"role": "assistant", "content": "222222"},)
     found = survey(Given([Pair(asked, *said)] * 3), build_tiny()).cautions
-    assert "context of later answers" in found.pop()
-    assert [words for words in ("there twice", "rejected side is the longer") if words in " ".join(found)]
+    assert "context for later answers" in found.pop()
+    assert [words for words in ("are duplicates", "rejected side is longer") if words in " ".join(found)]
 
 
 def test_what_is_kept_dropped_and_doubtful_is_counted():
@@ -112,7 +112,7 @@ def test_what_is_kept_dropped_and_doubtful_is_counted():
     assert bins == [(2, 2, 3), *[(length, length, 0) for length in range(3, 12)], (12, 12, 1)]
     assert found.notes == ["columns that are not read: id"]
     said = " ".join(found.cautions)
-    for word in ("empty completion", "both learned and held out", "white space", "there twice"):
+    for word in ("empty completion", "both in the training data and held out", "white space", "are duplicates"):
         assert word in said
     json.dumps(vars(found))
 
@@ -150,7 +150,7 @@ def test_what_a_run_says_of_prompts_is_the_gravest_of_what_rlx_data_says(tmp_pat
     unseen = Prompt(({"role": "system", "content": "Be brief."}, asked))
     task.prompts = lambda: [unseen, Prompt("2+2")]
     said = brief_of_prompts(task, policy.text)["caution"]
-    assert said.startswith("1 prompts have messages (of the role system")
+    assert said.startswith("1 prompts have messages (for example of the role system")
     assert said.endswith("(and 1 more: rlx data)")
     task.prompts = lambda: [unseen] * 1200
     assert brief_of_prompts(task, policy.text)["caution"].startswith("1000 of the first 1,000 prompts have messages")
@@ -161,10 +161,10 @@ def test_what_a_run_says_of_prompts_is_the_gravest_of_what_rlx_data_says(tmp_pat
 def test_a_long_side_and_a_short_limit_are_said():
     task = Given([Pair(f"{n}=", "a long answer", "b") for n in range(5)], max_new_tokens=3)
     said = " ".join(survey(task, build_tiny()).cautions)
-    assert "the chosen side is the longer one of 100%" in said
-    assert "task.max_new_tokens=3 cuts" in said
+    assert "the chosen side is longer in 100%" in said
+    assert "task.max_new_tokens=3 truncates" in said
     shown = brief(task, build_tiny())
-    assert shown["lengths"].startswith("in tokens, the middle half (the longest): prompt 2 to 2 (2), chosen 14 to 14")
+    assert shown["lengths"].startswith("in tokens, 25 to 75 % quantile (maximum): prompt 2 to 2 (2), chosen 14 to 14")
     assert shown["caution"].endswith("(and 1 more: rlx data)")
 
 
@@ -218,7 +218,7 @@ def test_prompts_of_an_environment_are_those_that_it_opens():
     assert found.examples[0]["text"].endswith("Hi! 0+1=")
     assert found.lengths["prompt"]["quantiles"]["0"] == len("Hi! 0+1=")
     assert found.counts["read"] == 21
-    assert "the environment has opened the first 16 of 18 prompts; lengths are of those" in found.notes
+    assert "the environment opened the first 16 of 18 prompts; the lengths describe these" in found.notes
     with pytest.raises(DataError, match="start of Fails opens no conversation for prompt 1: ValueError: nothing to say"):
         survey(task_of(Fails(), num_prompts=1, num_held_out=1), build_tiny())
 
@@ -226,7 +226,7 @@ def test_prompts_of_an_environment_are_those_that_it_opens():
 def test_an_opening_that_fails_is_counted_and_the_others_are_shown():
     found = survey(task_of(FailsOnce(), num_prompts=18, num_held_out=3), build_tiny(), num_examples=2)
     said = "start of FailsOnce opens no conversation for prompt 1: ValueError: nothing to say"
-    assert f"2 of 19 conversations that the environment was to open fail; such as {said}" in found.cautions
+    assert f"2 of 19 conversations could not be opened by the environment; for example, {said}" in found.cautions
     assert [example["text"][-8:] for example in found.examples] == ["Hi! 1+1=", "Hi! 2+1="]
 
 
@@ -245,4 +245,4 @@ class Fails(Opens):
 @pytest.mark.parametrize(("environment", "told"), [(Opens(), 1), (Counting(), 0)])
 def test_prompts_on_both_sides_are_said_where_they_tell_games_apart(environment, told):
     found = survey(task_of(environment, num_prompts=4, num_held_out=3), build_tiny())
-    assert sum("both learned and held out" in caution for caution in found.cautions) == told
+    assert sum("both in the training data and held out" in caution for caution in found.cautions) == told

@@ -17,7 +17,7 @@ def test_the_lines_name_what_was_dropped_with_an_example():
     text = "\n".join(survey_lines(FOUND))
     assert "6 rows read, 5 kept, 1 dropped" in text
     assert "dropped    1 have an empty completion" in text
-    assert "such as a:3: '1+2='" in text
+    assert "for example a:3: '1+2='" in text
     assert "caution    " in text
     assert "note       columns that are not read: id" in text
 
