@@ -19,6 +19,7 @@ from rlx.comparison.wording import join_names
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError, EvidenceError
 from rlx.garbage import collection_paused
+from rlx.record.provenance import verify_record
 from rlx.record.run import RunRecord, find_run_directories, read_run
 from rlx.record.trust import command_for, folder_words, words_again
 
@@ -308,7 +309,10 @@ def collect(
             if key in found or key in unreadable:
                 continue
             try:
-                found[key] = read_run(directory)
+                record = read_run(directory)
+                if record.verb == "train":
+                    verify_record(record)
+                found[key] = record
             except DataError as error:
                 unreadable[key] = str(error)
     if not found and not unreadable:

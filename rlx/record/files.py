@@ -86,8 +86,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a file; OSError for what is none, such as a pipe, which would be waited for without end."""
+    """The content of a file; OSError for what is none, such as a pipe, which would be waited for without end, or over 1 GiB."""
     with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > _LARGEST:
+            raise OSError(errno.EFBIG, "it is larger than any that rlx writes", os.fspath(path))
         return file.read()
 
 
@@ -213,6 +215,8 @@ def relative(directory: Path) -> str:
 
 
 _BLOCK = 1 << 18  # bytes that are read at once
+_LONGEST = 1 << 28  # bytes of a line
+_LARGEST = 1 << 30  # bytes of a file that is read as a whole
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -274,7 +278,11 @@ def _each_line(path: str | os.PathLike[str], name: str) -> Iterator[dict[str, An
     try:
         with open_regular(file) as lines:
             first_line = 1
-            while block := lines.read(_BLOCK) + lines.readline():
+            while block := lines.read(_BLOCK) + lines.readline(_LONGEST):
+                if len(block) >= _LONGEST:
+                    raise DataError(
+                        f"{file}: a line after line {first_line} is longer than rlx writes any; the record was damaged"
+                    )
                 yield from parse_lines(block, file, first_line=first_line)
                 first_line += block.count(b"\n")
     except FileNotFoundError:

@@ -17,7 +17,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from rlx.errors import DataError
 from rlx.record.files import json_value
+from rlx.record.run import RunRecord
 from rlx.record.sources import Source, syntax_hash
 
 PACKAGES = (
@@ -155,6 +157,24 @@ def _installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def verify_record(record: RunRecord) -> None:
+    """Refuse a record whose config or seed does not have the recorded hash. Raises DataError.
+
+    A record of another version of rlx may have been hashed in another way and passes.
+    """
+    try:
+        texts = [[str(item[key]) for key in ("module", "file", "sha256", "code")] for item in record.sources]
+        sources = [Source(module, Path(file), sha256, code) for module, file, sha256, code in texts]
+        if record.seed == record.config.get("seed") and config_hash(record.config, sources) == record.config_hash:
+            return
+        wrong = f"was changed: its config does not have the recorded hash {record.config_hash}"
+    except KeyError as error:
+        wrong = f"was damaged: a file among its sources has no {error}"
+    if record.provenance.get("rlx", {}).get("code") == code_hash():
+        mend = f"put the file back, or move {record.directory} away and give its command again"
+        raise DataError(f"{record.directory / 'run.json'} {wrong}; {mend}")
 
 
 @lru_cache(maxsize=2)

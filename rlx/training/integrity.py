@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
-from rlx.record.provenance import code_hash, config_hash
-from rlx.record.run import RunRecord
-from rlx.record.sources import Source
 
 SEALED = "sealed"
 _LOGS = ("metrics.jsonl", "samples.jsonl", "answers.jsonl")
@@ -87,25 +83,6 @@ def verify_logs(run: Path, values: dict[str, Any]) -> None:
         raise DataError(
             f"{file} {wrong} that were logged before the checkpoint of step {values['step']}, so a resumed run would have a "
             f"record with a hole; put the file back, or move {run} away and give its command again"
-        )
-
-
-def verify_record(record: RunRecord) -> None:
-    """Raise DataError if a record's config or seed does not match its hash.
-
-    A record of another version of rlx may have been hashed differently and is not checked.
-    """
-    if record.provenance.get("rlx", {}).get("code") != code_hash():
-        return
-    named = ("module", "file", "sha256", "code")
-    if not all(isinstance(source, Mapping) and set(named) <= set(source) for source in record.sources):
-        raise DataError(f"{record.directory / 'run.json'} was damaged: its sources are not a list of files with hashes")
-    texts = [[str(source[name]) for name in named] for source in record.sources]
-    sources = [Source(module, Path(file), sha256, code) for module, file, sha256, code in texts]
-    if record.seed != record.config.get("seed") or config_hash(record.config, sources) != record.config_hash:
-        raise DataError(
-            f"{record.directory / 'run.json'} was changed: its config is not the one that config_hash={record.config_hash} was "
-            f"made of; put the file back, or move {record.directory} away and give its command again"
         )
 
 

@@ -18,7 +18,7 @@ from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, device_name, make, set_threads
 from rlx.record.files import read_metrics, relative
-from rlx.record.provenance import code_hash, config_hash
+from rlx.record.provenance import code_hash, config_hash, verify_record
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import sources
@@ -29,7 +29,7 @@ from rlx.training.caution import Movement, cautions, require_possible
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, show_diagnoses
 from rlx.training.gradients import NonFiniteLossError, is_out_of_memory
-from rlx.training.integrity import verify_logs, verify_record
+from rlx.training.integrity import verify_logs
 from rlx.training.loop import Loop
 from rlx.training.memory import AUTO, out_of_memory, planned
 from rlx.training.stop import Stop, Stopped

@@ -6,7 +6,9 @@ from rlx.comparison.evidence import gather
 from rlx.config.compose import read_yaml
 from rlx.config.schema import conf_dir
 from rlx.errors import ConfigError, EvidenceError
-from tests.comparison.records import normal_scores, write_run, write_sweep
+from rlx.record.provenance import code_hash, config_hash
+from rlx.record.run import up_to_date
+from tests.comparison.records import config_of, normal_scores, write_run, write_sweep
 
 LOW, HIGH = normal_scores(0.5, 0.02, 8, seed=1), normal_scores(0.6, 0.03, 8, seed=2)
 
@@ -66,6 +68,21 @@ def test_runs_that_failed_on_a_task_on_which_nothing_ran_are_no_other_task(tmp_p
     assert "left out: 2" in next(caution.text for caution in comparison.cautions if caution.kind == "failed_elsewhere")
     with pytest.raises(EvidenceError, match="none of its runs has a score"):
         compare([tmp_path / "typo0", tmp_path / "typo1"])
+
+
+def test_a_config_that_does_not_have_its_hash_is_refused_unless_allowed(tmp_path):
+    code = {"provenance": {"rlx": {"code": code_hash()}}}
+    for seed, score in enumerate(HIGH):
+        config = up_to_date(config_of("hybrid", seed=seed))
+        write_run(
+            tmp_path / f"{seed}", algorithm="hybrid", seed=seed, score=score, record={"config_hash": config_hash(config), **code}
+        )
+    assert [variant.n for variant in compare(tmp_path).variants] == [len(HIGH)]
+    record = tmp_path / "0" / "run.json"
+    record.write_text(record.read_text().replace('"lr": 0.001', '"lr": 0.002'))
+    with pytest.raises(EvidenceError, match=r"run\.json was changed: its config does not have the recorded hash"):
+        compare(tmp_path)
+    assert [variant.n for variant in compare(tmp_path, allow=["damaged"]).variants] == [len(HIGH) - 1]
 
 
 def test_a_metric_that_no_run_has_is_named_with_the_nearest(tmp_path):

@@ -23,6 +23,7 @@ from rlx.record.files import (
     number,
     prompt_text,
     read_metrics,
+    read_regular,
     read_samples,
     read_tail,
     relative,
@@ -195,6 +196,15 @@ def test_the_cut_last_line_is_left_out_at_every_place(run: Path) -> None:
 def test_a_damaged_line_inside_is_named(run: Path, line: str) -> None:
     (run / "metrics.jsonl").write_text(f'{{"step": 0}}\n{line}\n{{"step": 2}}\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 2"):
+        read_metrics(run)
+
+
+def test_what_is_larger_than_rlx_writes_is_named_and_not_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.truncate(run / "metrics.jsonl", 2 << 30)  # without a byte of the disk
+    with pytest.raises(OSError, match="larger than any that rlx writes"):
+        read_regular(run / "metrics.jsonl")
+    monkeypatch.setattr("rlx.record.files._LONGEST", 1 << 19)
+    with pytest.raises(DataError, match=r"metrics\.jsonl: a line after line 1 is longer"):
         read_metrics(run)
 
 

@@ -118,7 +118,7 @@ def test_a_rerun_agrees_to_the_last_bit_and_says_so(rlx_run):
     record = run / "run.json"
     record.write_text(record.read_text().replace('"max_grad_norm": 1.0', '"max_grad_norm": 2.0'))
     code, _, printed = rlx_run(f"rerun={run}", small=False)
-    assert (code, "its config is not the one that config_hash" in printed) == (2, True)
+    assert (code, "its config does not have the recorded hash" in printed) == (2, True)
 
 
 def test_a_signal_during_the_evaluation_before_training_ends_at_once(rlx_run, monkeypatch):
