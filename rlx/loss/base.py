@@ -22,6 +22,11 @@ def masked(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
 
 
+def by_sequence(values: Tensor) -> Tensor:
+    """[P, G, T] -> [P·G, T]: a formula sees sequences, however they are grouped. [B, T] stays as it is."""
+    return values.flatten(0, -2) if values.ndim > 2 else values
+
+
 def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, of: str) -> Tensor:
     """Return the output of a formula. Raises ShapeError unless it is a tensor of this shape.
 

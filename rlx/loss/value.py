@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlx.errors import ShapeError
 from rlx.fields import class_of, evaluated, with_options, within
-from rlx.loss.base import Loss, masked, require_shape
+from rlx.loss.base import Loss, by_sequence, masked, require_shape
 from rlx.loss.weight import Weighting, token_mean
 
 VALUE_INPUTS = ("values", "returns", "sampling_values", "completion_mask")
@@ -41,9 +41,11 @@ class ValueLoss(Loss):
         for name, tensor in given.items():
             if tensor.shape != completion_mask.shape:
                 raise ShapeError(f"{name} is {tuple(tensor.shape)}, but completion_mask {tuple(completion_mask.shape)}")
-        clean = {name: masked(tensor, completion_mask) for name, tensor in given.items()} | {"completion_mask": completion_mask}
-        found = evaluated(self, clean.__getitem__)
-        return masked(require_shape(found, values.shape, by=type(self).__name__, of="a value for each token"), completion_mask)
+        clean = {name: by_sequence(masked(tensor, completion_mask)) for name, tensor in given.items()}
+        mask = by_sequence(completion_mask)
+        found = evaluated(self, (clean | {"completion_mask": mask}).__getitem__)
+        found = require_shape(found, mask.shape, by=type(self).__name__, of="a value for each token")
+        return masked(found.reshape(completion_mask.shape), completion_mask)
 
     def weights(self, completion_mask: Tensor) -> Tensor:
         """[B, T] weights from `weighting`, over all rows of an update."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlx.fields import Ranged, class_of, evaluated, with_options, within
+from rlx.loss.base import by_sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class Weighting(Ranged):
 
     def __call__(self, completion_mask: Tensor) -> Tensor:
         """bool [B, T] -> weights [B, T], 0 outside of the mask."""
-        found: Tensor = evaluated(self, lambda _: completion_mask)
-        return found
+        found: Tensor = evaluated(self, lambda _: by_sequence(completion_mask))
+        return found.reshape(completion_mask.shape)
 
 
 @with_options

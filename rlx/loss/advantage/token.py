@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlx.errors import ShapeError
 from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options, within
-from rlx.loss.base import masked, require_shape
+from rlx.loss.base import by_sequence, masked, require_shape
 
 Discount = Annotated[float, within(at_least=0, at_most=1, advice="1 is usual for language")]
 SMALL = "it keeps a batch of equal returns finite; 1e-8 is usual"
@@ -75,8 +75,11 @@ class TokenAdvantage(Ranged, ABC):
         for name, tensor in (("token_rewards", token_rewards), ("values", values)):
             if tensor is not None and tensor.shape != completion_mask.shape:
                 raise ShapeError(f"{name} is {tuple(tensor.shape)}, but completion_mask {tuple(completion_mask.shape)}")
-        found = self.of_tokens(token_rewards.detach(), completion_mask, None if values is None else values.detach())
-        return require_shape(found, token_rewards.shape, by=type(self).__name__, of="an advantage for each token")
+        mask = by_sequence(completion_mask)
+        critic = None if values is None else by_sequence(values.detach())
+        found = self.of_tokens(by_sequence(token_rewards.detach()), mask, critic)
+        found = require_shape(found, mask.shape, by=type(self).__name__, of="an advantage for each token")
+        return found.reshape(completion_mask.shape)
 
     @abstractmethod
     def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
 from rlx.fields import Ranged, class_of, evaluated, one_of, reads_of, with_options, within
-from rlx.loss.base import LIMIT, Loss, RunningMean, clamped_exp, masked, require_shape, stop_gradient
+from rlx.loss.base import LIMIT, Loss, RunningMean, by_sequence, clamped_exp, masked, require_shape, stop_gradient
 from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, OF_K2, k3, token_kl
 from rlx.loss.state import check_state, with_state
 from rlx.loss.weight import Weighting, token_mean
@@ -60,7 +60,10 @@ class RolloutLogprobs:
         reference_logprobs: Tensor | None,
         **required: Any,
     ) -> RolloutLogprobs:
-        """Check the tensors, set them to 0 outside of the mask, and repeat a sequence's advantage at each of its tokens."""
+        """Check the tensors, set them to 0 outside of the mask, and repeat a sequence's advantage at each of its tokens.
+
+        Given as [P, G, T] they become [B, T], B = P·G.
+        """
         shape = completion_mask.shape
         unknown = sorted(set(required) - set(OPTIONAL))
         if unknown:
@@ -85,7 +88,8 @@ class RolloutLogprobs:
             given = tensors.get(name)
             tensors[name] = None if given is None else given.detach().to(token_logprobs.dtype)
         clean = {name: None if tensor is None else masked(tensor, completion_mask) for name, tensor in tensors.items()}
-        return RolloutLogprobs(completion_mask=completion_mask, rng=rng, **clean)  # type: ignore[arg-type]
+        made = {name: None if tensor is None else by_sequence(tensor) for name, tensor in clean.items()}
+        return RolloutLogprobs(completion_mask=by_sequence(completion_mask), rng=rng, **made)  # type: ignore[arg-type]
 
     @cached_property
     def behaviour_logprobs(self) -> Tensor:
@@ -231,7 +235,7 @@ class PolicyGradientLoss(Loss):
             values = values + modifier.addition(rollouts)
         if self.beta > 0:
             values = values + self.beta * self.kl(rollouts)
-        return masked(values, completion_mask)
+        return masked(values.reshape(completion_mask.shape), completion_mask)
 
     def _rollouts(
         self,
@@ -305,7 +309,7 @@ class PolicyGradientLoss(Loss):
                 figures["kl"] = rollouts.vocabulary_kl
             elif rollouts.reference_logprobs is not None:
                 figures["kl"] = k3(rollouts.token_logprobs, rollouts.reference_logprobs)
-            return {name: masked(values, completion_mask) for name, values in figures.items()}
+            return {name: masked(values.reshape(completion_mask.shape), completion_mask) for name, values in figures.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
