@@ -75,7 +75,7 @@ LAWS: dict[str, Law] = {
 
 # law -> laws that what breaks it usually breaks as well; the order of LAWS puts causes first
 FOLLOW: dict[str, set[str]] = {
-    "repeats": {"belongs", "split", "padding", "order", "differences", "update", "falls", "hyperparameters", "length"},
+    "repeats": set(LAWS),
     "belongs": {"split", "padding", "order", "reached", "tokens", "differences", "hyperparameters", "prompt"},
     "split": {"order", "differences", "padding"},
     "padding": {"order", "tokens", "length"},

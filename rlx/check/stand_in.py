@@ -103,7 +103,8 @@ def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.
     near = {"policy": 1.0, "reference": 0.0, "sampler": 1.0 if agrees else 0.5}[who] * numbers.spread
     drawn = -0.05 - 2 * uniform + near * normal
     values = -0.01 - np.abs(drawn + 0.01) - numbers.depth  # thrown back, not cut off: two that differ stay different
-    return np.asarray(values - numbers.drift if who == "reference" else values)
+    values = values - numbers.drift if who == "reference" else values
+    return np.asarray(values, dtype=np.float32).astype(np.float64)
 
 
 def generator_of(name: str, key: Key) -> np.random.Generator:
@@ -376,7 +377,9 @@ class StandInReference(Reference):
             rows = zip(sequences.prompts, sequences.completions, strict=True)
             by = torch.tensor([[self.raised.get(key_of(prompt, tokens), 0.0) for tokens in group] for prompt, group in rows])
             found["token_logprobs"] = found["token_logprobs"] + by[..., None] * sequences.completion_mask
-        return TokenStatistics(**{**found, "token_logprobs": found["token_logprobs"] / temperature})
+        # in float32, as the sampler gives its own: where both agree, their difference is 0 and no rounding error
+        found["token_logprobs"] = (found["token_logprobs"] / temperature).float().to(self.dtype)
+        return TokenStatistics(**found)
 
     def logits(self, sequences: Sequences) -> Tensor:
         """Those of the real reference."""

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 import rlx
 from rlx.algorithm import LossOutput, Need, Term
 from rlx.loss import completion_advantage, policy_gradient_loss, preference_loss, stop_gradient
+from rlx.optimizer.step import Clipping
 from tests.check.checking import failed, with_loss
-from tests.check.faulty import Rewards
+from tests.check.faulty import Preferences, Rewards
 
 pytestmark = pytest.mark.whole
 
@@ -196,7 +197,106 @@ def with_advantage(advantage):
     return replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage)
 
 
+@preference_loss
+def both_sums_by_the_chosen_length(chosen_logprob, rejected_logprob, chosen_length, *, beta=2.0, gamma=0.5):
+    return -F.logsigmoid(beta * (chosen_logprob - rejected_logprob) / chosen_length.clamp(min=1) - gamma)
+
+
+@preference_loss
+def both_sums_by_their_own(mean_policy_margin, *, beta=2.0, gamma=0.5):
+    return -F.logsigmoid(beta * mean_policy_margin - gamma)
+
+
+@preference_loss
+def held_below(margin, *, beta=1.0, target=-3.0, above=0.2):
+    """The margin that is asked for, beyond which it is held back, is on the wrong side of 0."""
+    return F.softplus(target - beta * margin) + above * F.softplus(beta * margin - target)
+
+
+@preference_loss
+def likelihood_is_added(policy_margin, mean_chosen_logprob, *, beta=0.1, weight=0.05):
+    return -F.logsigmoid(beta * policy_margin) + weight * mean_chosen_logprob
+
+
+@preference_loss
+def likelihood_is_subtracted(policy_margin, mean_chosen_logprob, *, beta=0.1, weight=0.05):
+    return likelihood_is_added.formula(policy_margin, mean_chosen_logprob, beta=beta, weight=-weight)
+
+
+@preference_loss
+def beta_on_the_policy(policy_margin, reference_margin, *, beta=0.1):
+    return -F.logsigmoid(beta * policy_margin - reference_margin)
+
+
+@preference_loss
+def beta_on_both(policy_margin, reference_margin, *, beta=0.1):
+    return -F.logsigmoid(beta * (policy_margin - reference_margin))
+
+
+@policy_gradient_loss
+def entropy_is_added(ratio, advantages, entropy, *, entropy_coef=0.01):
+    return -ratio * advantages + entropy_coef * entropy
+
+
+@policy_gradient_loss
+def entropy_is_subtracted(ratio, advantages, entropy, *, entropy_coef=0.01):
+    return -ratio * advantages - entropy_coef * entropy
+
+
+@policy_gradient_loss
+def mean_over_padding(log_ratio, advantages, *, clip=0.2):
+    ratio = log_ratio.mean(dim=1, keepdim=True).clamp(-20, 20).exp().expand_as(log_ratio)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+@policy_gradient_loss
+def pulled_by_a_formula_of_its_own(token_logprobs, behaviour_logprobs, advantages, reference_logprobs, *, pull=0.1):
+    """The KL that the reward takes is standardised rounding where all agree."""
+    gap, drift = (reference_logprobs - token_logprobs).clamp(-20, 20), (token_logprobs - behaviour_logprobs).clamp(-5, 5)
+    weight = stop_gradient(drift).exp()
+    return -weight * advantages * token_logprobs + pull * weight * (gap.exp() - gap - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClippedAtOne(Preferences):
+    norm: float = 0.5
+
+    def update_policy(self, gradients, optimizer):
+        return optimizer.step(gradients()["loss"], self.at())
+
+    def at(self):
+        return Clipping(max_grad_norm=1.0)
+
+
+class ClippedAtItsOwn(ClippedAtOne):
+    def at(self):
+        return Clipping(max_grad_norm=2 * self.norm)
+
+
+class LosesTheMiddle(Preferences):
+    def updates(self, batch, rng):
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half + self.lost() :]):
+            yield part.with_weights(preference=torch.full((len(part),), 1 / len(part)))
+
+    def lost(self):
+        return 1
+
+
+class LosesNothing(LosesTheMiddle):
+    def lost(self):
+        return 0
+
+
 FAULTY = [
+    (with_loss(both_sums_by_the_chosen_length()), "closed_forms", "both sides are divided by the length of the chosen one"),
+    (with_loss(held_below(above=0.1)), "direction", "preferring the chosen completions more raises the loss"),
+    (with_loss(likelihood_is_added()), "direction", "never says the rejected completion, chosen ones are made less likely"),
+    (with_loss(beta_on_the_policy()), "reference", "count 10 times as much as the policy's: loss.beta = 0.1"),
+    (with_loss(entropy_is_added()), "direction", "pushes the entropy down"),
+    (with_loss(mean_over_padding()), "padding", "1 more columns of padding change the gradient"),
+    (ClippedAtOne(), "update", "gradients are clipped at 1 whatever max_grad_norm is"),
+    (LosesTheMiddle(), "draws", "1 of 8 rows of a draw reach none of its 2 updates"),
     (with_loss(likelihood_is_averaged_twice()), "closed_forms", "beside the margin is divided by their length twice"),
     (with_loss(both_by_the_rejected_length()), "closed_forms", "both sides are divided by the length of the rejected one"),
     (with_loss(flipped_labels_are_subtracted()), "closed_forms", "with label_smoothing = 0.1 the loss is 0.554518"),
@@ -209,6 +309,14 @@ FAULTY = [
     (SummedForward(), "credit", "the advantage of the last of 6 tokens, and of none that led to it"),
 ]
 SOUND = [
+    (with_loss(both_sums_by_their_own()), ["closed_forms"]),
+    (with_loss(held_below(target=3.0)), ["direction"]),
+    (with_loss(likelihood_is_subtracted()), ["direction"]),
+    (with_loss(beta_on_both()), ["reference"]),
+    (with_loss(entropy_is_subtracted()), ["direction"]),
+    (with_loss(pulled_by_a_formula_of_its_own()), ["anchor"]),
+    (ClippedAtItsOwn(), ["update", "hyperparameters"]),
+    (LosesNothing(), ["draws"]),
     (with_loss(likelihood_is_averaged_once()), ["closed_forms"]),
     (with_loss(flipped_labels_are_divided_out()), ["closed_forms"]),
     (with_loss(k3_by_its_weight()), ["closed_forms"]),

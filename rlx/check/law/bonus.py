@@ -8,10 +8,15 @@ from rlx.check.finding import Finding, broken
 from rlx.check.subject import Subject, row_shown
 from rlx.check.variant import plain_fields, variants
 
-BONUS = "bonus"
 COSTS = {"penalty", "cost", "punishment"}
-CUT_OFF = {"end", "eos", "truncated", "truncation", "overlong", "unfinished"}  # words for completions that did not end
+CUT_OFF = {"end", "eos", "truncated", "truncation", "overlong", "unfinished", "cutoff", "cut"}  # of no end
 LEAST = 1e-12  # a slope below this is 0
+
+
+def is_bonus(name: str) -> bool:
+    """Whether a hyperparameter is named after a bonus: so is the coefficient of an entropy, which PPO's codes add."""
+    words = set(name.rpartition(".")[2].split("_"))
+    return "bonus" in words or bool(words & {"entropy", "ent"} and words & {"coef", "coeff"})
 
 
 def bonus_lowers(subject: Subject) -> Finding | None:
@@ -26,7 +31,7 @@ def bonus_lowers(subject: Subject) -> Finding | None:
         costs = words & COSTS and (of_length or words & CUT_OFF) and isinstance(value, float)
         if costs and (found := _favours(subject, name, of_length=of_length)):
             return found
-    named = [name for name, value in values.items() if BONUS in name.rpartition(".")[2].split("_") and isinstance(value, float)]
+    named = [name for name, value in values.items() if is_bonus(name) and isinstance(value, float)]
     if subject.goes_past or not named:
         return None
     laboratory = subject.stand_in()
@@ -51,11 +56,11 @@ def bonus_lowers(subject: Subject) -> Finding | None:
             continue
         return broken(
             f"{name} = {more:g} for {less:g} pushes the entropy down at {int((by > LEAST).sum())} tokens and up at none, "
-            "though it is called a bonus",
+            "though that is the name of a bonus",
             number=f"{float(by.max()):+.1e}",
             where="compute_loss",
             example=row_shown(subject, batch, 0),
-            mend="a bonus enters the loss with a minus; what shall lower the entropy is a cost, and called so",
+            mend="a bonus enters the loss with a minus; what shall lower the entropy is a cost, and called so: entropy_cost",
         )
     return None
 

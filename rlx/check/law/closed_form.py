@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
+from rlx.check.batch import at
 from rlx.check.finding import PASSED, Finding, broken, passed, skipped
 from rlx.check.law.estimate import ratio_upside_down
 from rlx.check.place import first_result
@@ -195,6 +196,15 @@ def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient:
     """
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or not reads_logprobs(laboratory):
         return None
+    losses = [loss for _, loss in losses_of(subject.algorithm)]
+    if losses and not any(loss.needs_reference for loss in losses):  # where margins are 0 of sums, not where all is as it comes
+        leaf = laboratory.policy.leaves["token_logprobs"]
+        sums = torch.zeros_like(leaf)
+        for group in completion_gradients(laboratory, batch, torch.arange(len(leaf))):
+            for places in group:
+                sums[places] = -1 / max(1, len(places))
+        with at(leaf, sums):
+            gradient, _ = subject.gradient(laboratory, batch)
     groups = enumerate(completion_gradients(laboratory, batch, gradient))
     found = [(row, group) for row, group in groups if len(group) == 2 and min(map(len, group)) and bool(group[1][0])]
     if len({tuple(map(len, group)) for _, group in found}) < 3 or len({len(group[0]) for _, group in found}) < 2:

@@ -74,8 +74,8 @@ def _groups(batch: Any) -> list[Any]:
 def rows_come_unevenly(subject: Subject) -> Finding | None:
     """The updates of a draw take rows of some places more often than those of others, or never, whatever stands there.
 
-    Chance may choose rows, and so may what they hold; then the places are others from draw to draw. What is left over, less than
-    an update takes, may be dropped.
+    Chance may choose rows, and so may what they hold; then the places are others from draw to draw. What is left over at an end,
+    less than an update takes, may be dropped.
     """
     found: set[tuple[int, ...]] = set()
     for step in STEPS:
@@ -93,7 +93,8 @@ def rows_come_unevenly(subject: Subject) -> Finding | None:
     (times,) = found
     size, least, most = max(map(len, parts)), min(times), max(times)
     never = times.count(0)
-    if least == most or (least == 0 and most == 1 and never < size):
+    at_an_end = sorted(times) in (list(times), list(times)[::-1])
+    if least == most or (least == 0 and most == 1 and never < size and at_an_end):
         return None
     row = times.index(least if least == 0 else most)
     if least == 0:

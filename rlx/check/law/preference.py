@@ -22,6 +22,7 @@ MOST_PAIRS = 6  # of which another completion is rewarded
 EQUALLY = -1.1  # the log-probability of every token, where all are as likely
 LIKELY = -0.1  # and where they are likely
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
+SETTLED, DEEP = 1e4, 200.0  # the same, where a pair has nothing left to teach; and by which both sides lie below the reference
 # side, sign of the slope that it shall have, what a slope of the other sign does, and what is said of it
 ASTRAY = (
     (1, 1, "rejected completions are made likelier", "negative", "chosen", "a likelihood term: it is of chosen ones alone"),
@@ -60,12 +61,15 @@ def preferred(
         )
     if begins and not labelled and (turned := _term_astray(subject, laboratory, batch, part)) is not None:
         return turned
-    if sum(each) < 0 and (given_up := _given_up(subject, laboratory, batch, part)) is not None:
-        return given_up
+    if sum(each) < 0 and (astray_later := _given_up(subject, laboratory, batch, part)) is not None:
+        return astray_later
+    if sum(each) < 0 and not labelled and (astray_later := _turns_when_settled(subject, laboratory, batch, part)) is not None:
+        return astray_later
     if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
         return f"{sum(each):.1e}"
+    _, figures = subject.gradient(laboratory, batch)
     chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side)[0] for side in (0, 1))
-    if chosen < rejected:
+    if chosen < min(rejected, figures["loss"]):
         return f"{sum(each):+.1e} here, but {chosen - rejected:.1e} from rejected to chosen: the curve is not monotone"
     row = max(range(len(each)), key=lambda row: each[row])
     return broken(
@@ -254,11 +258,13 @@ def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, pa
     return any(one > 0 and abs(one - two) <= FLAT * one for one, two in zip(*sizes, strict=True))
 
 
-def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> tuple[float, Tensor]:
-    """(the loss, its gradient) where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
+def _leaning(
+    subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int, by: float = LEANING
+) -> tuple[float, Tensor]:
+    """(the loss, its gradient) where the policy leans to one side (0 chosen, 1 rejected) of its pairs, by `by` nats a token."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     places = torch.cat([group[1 - side] for group in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
-    with at(leaf, leaf.detach()[places] - LEANING, places):
+    with at(leaf, leaf.detach()[places] - by, places):
         gradient, figures = subject.gradient(laboratory, batch)
     return figures["loss"], gradient[: len(leaf)]
 
@@ -276,4 +282,23 @@ def _given_up(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -
         example=row_shown(subject, part, 0),
         mend="a margin is clamped on the side that is right alone, margin.clamp(max=...); to leave pairs out on purpose, as "
         "noise, let their value be 0",
+    )
+
+
+def _turns_when_settled(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """Where the policy never says the rejected completion, chosen ones go down, however far below the reference they are."""
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    with at(leaf, leaf.detach() - DEEP):
+        _, gradient = _leaning(subject, laboratory, batch, part, side=0, by=SETTLED)
+    groups = [group for group in completion_gradients(laboratory, part, gradient) if min(map(len, group))]
+    slopes = [[float(side.sum()) for side in group] for group in groups]
+    if not slopes or not all(chosen > FLAT and abs(rejected) < FLAT * chosen for chosen, rejected in slopes):
+        return None
+    return broken(
+        f"where the policy never says the rejected completion, chosen ones are made less likely in all {len(slopes)} pairs "
+        f"(slope {slopes[0][0]:+.2e}), {DEEP:g} nats a token below the reference still: without end",
+        number=f"{slopes[0][0]:+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, 0),
+        mend="a likelihood of chosen completions enters the loss with a minus: - weight * chosen_logprob",
     )

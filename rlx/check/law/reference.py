@@ -64,7 +64,11 @@ def reference(subject: Subject) -> Finding:
             example=row_shown(subject, pairs[0], 0),
             mend=f"{MEND}; a loss without a reference reads policy_margin, chosen_logprob, ...",
         )
-    return _averaged(subject, laboratory, batch, pairs, gradient) or passed(", ".join(f"{slope:+.1e}" for slope in theirs))
+    return (
+        _averaged(subject, laboratory, batch, pairs, gradient)
+        or _beta_on_one(subject, laboratory, batch, pairs, ours)
+        or passed(", ".join(f"{slope:+.1e}" for slope in theirs))
+    )
 
 
 def _slope(laboratory: Laboratory, pairs: list[Any], gradient: Tensor, side: int) -> float:
@@ -115,6 +119,26 @@ def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[
                 mend="take sums on both sides of a log-ratio, or means: ours.chosen_sum - theirs.chosen_sum",
             )
     return None
+
+
+def _beta_on_one(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], ours: list[float]) -> Finding | None:
+    """The policy's log-probabilities of both sides are multiplied by beta, the reference's are not."""
+    betas = {name: value for name, value in plain_fields(subject.algorithm) if is_beta(name) and isinstance(value, float)}
+    betas = {name: value for name, value in betas.items() if abs(value - 1) > AVERAGED and value > 0}
+    if not betas or min(map(abs, ours)) <= UNREAD:
+        return None
+    shares = [-_reference_slope(subject, laboratory, batch, pairs, side, by=NUDGED) / ours[side] for side in (0, 1)]
+    name = next((name for name, beta in betas.items() if all(abs(share * beta - 1) < AVERAGED for share in shares)), None)
+    if name is None:
+        return None
+    return broken(
+        f"the reference's log-probabilities count {shares[0]:.3g} times as much as the policy's: {name} = {betas[name]:g} "
+        "multiplies the policy's alone, so that a policy which equals its reference has a margin",
+        number=f"{shares[0]:.3g}",
+        where="compute_loss",
+        example=row_shown(subject, pairs[0], 0),
+        mend="beta multiplies the difference of both: beta * (policy_margin - reference_margin)",
+    )
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def _unclipped(subject: Subject) -> Finding | None:
             )
             break
         if torch.equal(moved, wide):
-            return None
+            return _clipped_by_a_constant(subject)
         if length > (len(terms) + SAME) * allowed:
             wrong = "max_grad_norm is not the Euclidean norm of all gradients together: an update moves the policy by"
             mend = "step by optimizer.step(gradients, self.clipping); a clip of single entries has a name of its own"
@@ -148,6 +148,27 @@ def _unclipped(subject: Subject) -> Finding | None:
         where="update_policy",
         example=f"max_grad_norm = {limit:.3g}, gradient norm {float(gradient.norm()):.3g}, learning rate {RATES[1]:g}",
         mend=mend,
+    )
+
+
+def _clipped_by_a_constant(subject: Subject) -> Finding | None:
+    """Steps are clipped at one norm, whatever the gradient, max_grad_norm and every other hyperparameter are."""
+
+    def norms(twin: Subject, factor: float = 1.0) -> set[float | None]:
+        optimizer = moved_by(twin, RATES[1], factors=dict.fromkeys(_totals(twin), factor))[2]
+        return {clipping.max_grad_norm for _, clipping in optimizer.given}
+
+    usual = norms(subject)
+    if len(usual) != 1 or None in usual or norms(subject, 2.0) != usual:
+        return None
+    if any(norms(subject.with_algorithm(other)) != usual for _, other in variants(subject.algorithm)):
+        return None
+    (norm,) = usual
+    return broken(
+        f"gradients are clipped at {norm:g} whatever max_grad_norm is, a hyperparameter that rlx train takes all the same",
+        number=f"{norm:g}",
+        where="update_policy",
+        mend="self.clipping has the number: optimizer.step(gradients()['loss'], self.clipping)",
     )
 
 
