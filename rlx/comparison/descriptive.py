@@ -132,14 +132,14 @@ def tuning_curves(
     Runs of other classes (three losses, say) are not settings of one search: each combination of classes has its own curve.
     """
     sign = -1 if lower_is_better else 1
-    searches: dict[tuple[str, tuple[tuple[str, Any], ...]], list[RunScore]] = {}
+    searches: dict[tuple[str, tuple[tuple[str, str], ...]], list[RunScore]] = {}
     for run in counted:
-        classes = tuple(sorted((key, value) for key, value in run.compared.items() if key.endswith("_target_")))
+        classes = tuple(sorted((key, str(value)) for key, value in run.compared.items() if key.endswith("_target_")))
         searches.setdefault((run.record.algorithm, classes), []).append(run)
     found = []
     for (algorithm, classes), mine in searches.items():
         others = [dict(other) for name, other in searches if name == algorithm]
-        differ = [(key, str(value)) for key, value in classes if any(other.get(key) != value for other in others)]
+        differ = [(key, value) for key, value in classes if any(other.get(key) != value for other in others)]
         label = " ".join([algorithm, *(f"{key.removesuffix('._target_')}={name.rpartition('.')[2]}" for key, name in differ)])
         keys, configs = _swept(mine)
         trials: dict[str, list[RunScore]] = {}
