@@ -32,20 +32,20 @@ from rlx.seeding import Stream
 MOVED = 3e-3  # standard deviation by which `moved_adapters` moves B
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "rlx_base.json"
 ALL_LINEAR = "all-linear"
-# What decides of a peft adapter what it computes, and Lora has no field for.
+# Settings of a peft adapter that affect what it computes, but have no field in Lora.
 _UNREAD = (
     *("alpha_pattern", "rank_pattern", "layer_replication", "target_parameters", "trainable_token_indices", "modules_to_save"),
     *("bias", "lora_bias", "use_qalora", "alora_invocation_tokens", "arrow_config", "megatron_config"),
 )
-_TRAINED, _START = "default", "start"  # peft's names of the adapter that is trained, and of the one that a run started from
-_PREFIX = "base_model.model."  # of the names of tensors in peft's files
+_TRAINED, _START = "default", "start"  # peft's names for the adapter that is trained, and for the one that a run started from
+_PREFIX = "base_model.model."  # prefix of tensor names in peft's files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Ranged):
-    """A low-rank adapter: y = W x + (alpha / rank) B A x, with B = 0 at first.
+    """A low-rank adapter: y = W x + (alpha / rank) B A x, with B = 0 initially.
 
-    rank: of the matrices A and B. alpha: scale of their product. targets: names of layers, or all-linear for all but the head.
+    rank: of the matrices A and B. alpha: scale of their product. targets: layer names, or all-linear for all except the head.
     rslora: scale alpha / sqrt(rank). dora: direction and magnitude of the weights are trained separately.
     seed: of the initial A; it is not the run's seed.
     """
@@ -63,7 +63,7 @@ class Lora(Ranged):
             object.__setattr__(self, "targets", tuple(self.targets))
 
     def injected(self, model: Any, *, base: BaseModel) -> AttachedAdapter:
-        """Put a fresh adapter into the linear layers of `model`, whose own weights are frozen from then on.
+        """Insert a fresh adapter into the linear layers of `model` and freeze the model's own weights.
 
         Raises ConfigError if peft is not installed, or the model has no layer of these names.
         """
@@ -80,7 +80,7 @@ class Lora(Ranged):
             base_model_name_or_path=base.name,
         )
         try:
-            with torch.random.fork_rng(devices=[]):  # peft draws A from torch's global generator; it is drawn again below
+            with torch.random.fork_rng(devices=[]):  # peft draws A from torch's global generator; it is redrawn below
                 peft.inject_adapter_in_model(config, model, adapter_name=_TRAINED)
             attached = AttachedAdapter(model, self, base)
             generator = Stream(self.seed, ("policy", "adapter")).torch()
@@ -88,14 +88,14 @@ class Lora(Ranged):
                 nn.init.kaiming_uniform_(layer.lora_A[_TRAINED].weight.data, a=math.sqrt(5), generator=generator)
         except RlxError:
             raise
-        except Exception as error:  # peft raises what it likes for names of no layer, or of one that is not linear
+        except Exception as error:  # peft raises various types for unknown or non-linear layers
             said = (str(error).strip().splitlines() or [""])[0]
             names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
             raise ConfigError(
                 f"policy.adapter.targets={self.targets}: {type(model).__name__} has no such layers; its linear layers are "
                 f"{', '.join(names)} (peft says {type(error).__name__}: {said:.160})"
             ) from error
-        peft.functional.cast_adapter_dtype(model, _TRAINED)  # float32, where the base is in half precision
+        peft.functional.cast_adapter_dtype(model, _TRAINED)  # float32, even if the base is in half precision
         for layer in attached.layers():
             _compute_in_place(layer)
         return attached
@@ -114,7 +114,7 @@ class BaseModel:
 class AttachedAdapter:
     """The adapter in the layers of a model.
 
-    lora: its hyperparameters. base: the model without it. is_fresh: it has no weights of an earlier training.
+    lora: its hyperparameters. base: the model without it. is_fresh: it has no weights from earlier training.
     trained: the names of the model's parameters that are trained.
     """
 
@@ -158,13 +158,13 @@ class AttachedAdapter:
                 tensor.copy_(state[name])
 
     def freeze_start(self) -> None:
-        """Let `start` compute with the weights as they are now: without a fresh adapter, else with a frozen copy of it."""
+        """Make `start` use the current weights: no adapter if it is fresh, else a frozen copy of it."""
         if self.is_fresh or self._has_start:
             return
         self.start_fingerprint = self.fingerprint()
         peft = _peft()
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)  # two are wanted
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)  # two adapters are intended
             peft.inject_adapter_in_model(self.model.peft_config[_TRAINED], self.model, adapter_name=_START)
         peft.functional.cast_adapter_dtype(self.model, _START)
         trained = self.state()
@@ -177,7 +177,7 @@ class AttachedAdapter:
 
     @contextmanager
     def start(self) -> Iterator[None]:
-        """Within this context the model computes as `freeze_start` found it; gradients of earlier forwards are not affected."""
+        """Within this context the model computes as when `freeze_start` was called; gradients of earlier passes are kept."""
         if self._has_start:
             self._activate(_START, trains=False)
         else:
@@ -192,7 +192,7 @@ class AttachedAdapter:
 
     @property
     def is_at_start(self) -> bool:
-        """Whether the model computes within `start` now."""
+        """Whether the model is currently within `start`."""
         return any(layer.disable_adapters or _START in layer.active_adapters for layer in self.layers()[:1])
 
     def _activate(self, name: str, *, trains: bool = True) -> None:
@@ -208,7 +208,7 @@ class AttachedAdapter:
         return digest.hexdigest()
 
     def merged(self) -> Any:
-        """A copy of the model with the adapter added to its weights, without the layers of peft.
+        """A copy of the model with the adapter merged into its weights, without peft's layers.
 
         Raises ConfigError if the weights are in 4 bits, to which an adapter cannot be added.
         """
@@ -222,11 +222,11 @@ class AttachedAdapter:
         return _without_layers(model)
 
     def without_layers(self) -> Any:
-        """A copy of the base model, without the layers of peft."""
+        """A copy of the base model, without peft's layers."""
         return _without_layers(copy.deepcopy(self.model))
 
     def write(self, directory: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write a peft directory that names the base by its fingerprint. state: as `state` gives it, where it is not that."""
+        """Write a peft directory that identifies the base by its fingerprint. state: replaces `state()` if given."""
         directory.mkdir(parents=True, exist_ok=True)
         config = self.model.peft_config[_TRAINED]
         config.save_pretrained(str(directory))
@@ -244,12 +244,12 @@ class LowRank(NamedTuple):
     scale: float
 
     def add_to(self, result: Tensor, rows: Tensor) -> Tensor:
-        """Add what it makes of rows [M, I] to result [M, O], in place."""
+        """Add its output for rows [M, I] to result [M, O], in place."""
         return result.addmm_(F.linear(rows, self.down), self.up.t(), alpha=self.scale)
 
 
 def linear_parts(layer: Any) -> tuple[Any, LowRank | None] | None:
-    """The linear layer that `layer` is, and what an adapter that is switched on adds to it; None if it is anything else."""
+    """The linear layer in `layer`, and the low-rank part that its active adapter adds; None if it is any other module."""
     if is_linear(layer):
         return layer, None
     if not hasattr(layer, "low_rank") or not is_linear(base := layer.get_base_layer()):
@@ -262,7 +262,7 @@ def linear_parts(layer: Any) -> tuple[Any, LowRank | None] | None:
 
 @contextmanager
 def moved_adapters(model: Any) -> Iterator[None]:
-    """Within this context every adapter differs a little from what it is, so that a comparison sees a fresh one too."""
+    """Within this context every adapter is perturbed slightly, so that comparisons also exercise a fresh one (B = 0)."""
     ups = [parameter for name, parameter in model.named_parameters() if ".lora_B." in name]
     before = [parameter.detach().clone() for parameter in ups]
     generator = Stream(0, ("policy", "moved adapters")).torch()
@@ -278,10 +278,10 @@ def moved_adapters(model: Any) -> Iterator[None]:
 
 
 def _compute_in_place(layer: Any) -> None:
-    """Let a layer add the adapter's part to the base's result in place, where both have one dtype.
+    """Make a layer add the adapter's output to the base's result in place, if both have the same dtype.
 
-    peft makes three more tensors of the result's size in each layer, and on a CPU the holes that they leave between the kept ones
-    are not used again: a forward pass then took 1.6 times the memory.
+    peft creates three more tensors of the result's size per layer, and on a CPU the gaps that they leave in memory are not
+    reused: a forward pass then took 1.6 times the memory.
     """
     from peft.tuners.lora.layer import Linear
 
@@ -294,10 +294,10 @@ def _in_place_class() -> type:
     from peft.tuners.lora.layer import Linear
 
     class InPlaceLinear(Linear):
-        """A linear layer of peft with an adapter of its own: y = W x + b, to which scaling * B A x is added in place."""
+        """A peft linear layer that computes y = W x + b and adds scaling * B A x in place."""
 
         def low_rank(self) -> LowRank | None:
-            """What is added to W x + b; None if the layer computes otherwise."""
+            """The part added to W x + b; None if the layer computes differently."""
             plain = not (self.disable_adapters or self.merged or self.lora_variant) and len(self.active_adapters) == 1
             if not plain or self.lora_B[self.active_adapters[0]].bias is not None:
                 return None
@@ -311,14 +311,14 @@ def _in_place_class() -> type:
                 return super().forward(x, *args, **kwargs)
             if not x.dtype == base.weight.dtype == added.down.dtype:
                 return super().forward(x)
-            rows = x.flatten(0, -2)  # a matrix: autograd copies the gradient of a view that was written to
+            rows = x.flatten(0, -2)  # a matrix, as autograd copies the gradient of a view that was written to
             return added.add_to(base(rows), rows).view(*x.shape[:-1], -1)
 
     return InPlaceLinear
 
 
 def _without_layers(model: Any) -> Any:
-    """The model itself, each layer of peft replaced by the layer that it stands around; no weight of it is trained."""
+    """Replace each peft layer of the model by the layer that it wraps, in place; no weight is trainable afterwards."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in [*model.named_modules()]:
@@ -331,7 +331,7 @@ def _without_layers(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter on disk. base: None if the directory does not come from rlx; base_name: as peft names the base."""
+    """An adapter on disk. base: None if rlx did not write the directory; base_name: peft's name of the base."""
 
     directory: Path
     lora: Lora

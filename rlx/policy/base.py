@@ -58,8 +58,8 @@ class Policy(Reader):
     """A causal language model with its tokenizer.
 
     model: any transformers causal language model, kept in evaluation mode (dropout is 0 in training too).
-    text: how text becomes tokens. shared_prefix: the completions of a prompt go through the model in one row; None lets a
-    comparison of both forwards decide. notes: what the user should know about how this policy was loaded.
+    text: how text becomes tokens. shared_prefix: the completions of a prompt go through the model in one row; None: decided by
+    comparing both forward passes. notes: remarks for the user about how this policy was loaded.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Policy(Reader):
 
     @property
     def device(self) -> torch.device:
-        """The device on which the weights lie."""
+        """The device of the weights."""
         found: torch.device = next(self.model.parameters()).device
         return found
 
@@ -91,49 +91,49 @@ class Policy(Reader):
 
     @property
     def is_quantized(self) -> bool:
-        """Weights lie in integers, which an adapter can stand on and nothing can train."""
+        """Whether weights are quantised to integers: they cannot be trained, but an adapter on top of them can."""
         return not all(parameter.is_floating_point() for parameter in self.model.parameters())
 
     @property
     def num_parameters(self) -> int:
-        """Weights, tied ones counted once."""
+        """The number of weights, with tied ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def vocabulary_size(self) -> int:
-        """V, as the model has it: a tokenizer may know fewer tokens."""
+        """V of the model; the tokenizer may have fewer tokens."""
         return vocabulary_size(self.model)
 
     @property
     def max_length(self) -> int | None:
-        """The longest sequence that the model has positions for; None if it does not say."""
+        """The longest sequence that the model has positions for; None if unknown."""
         return max_positions(self.model)
 
     @property
     def shared_prefix(self) -> bool:
-        """The completions of a prompt go through the model in one row."""
+        """Whether the completions of a prompt go through the model in one row."""
         return self.forward_choice.shared_prefix
 
     def with_plain_rows(self) -> Policy:
-        """The same model and weights, each completion in a row of its own."""
+        """The same model and weights, with each completion in a separate row."""
         twin = copy.copy(self)
         twin.forward_choice = self.forward_choice.with_plain_rows()
         return twin
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters, tied ones once."""
-        if self._is_start:  # its weights are the frozen ones of a shared model
+        """The trainable parameters; tied ones once."""
+        if self._is_start:  # its weights are the frozen weights of a shared model
             return []
         head = [] if self.value_head is None else list(self.value_head.parameters())
         return [parameter for parameter in (*self.model.parameters(), *head) if parameter.requires_grad]
 
     def tensors(self) -> list[Tensor]:
-        """Every weight and buffer, those of the value head too; tied ones once."""
+        """Every weight and buffer, including the value head's; tied ones once."""
         modules = [self.model] if self.value_head is None else [self.model, self.value_head]
         return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
     def parts(self) -> list[Part]:
-        """What each of `parameters()` is."""
+        """The part that each of `parameters()` belongs to."""
         ends = [
             module for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings()) if module is not None
         ]
@@ -150,7 +150,7 @@ class Policy(Reader):
         return self
 
     def checkpoint_activations(self) -> None:
-        """From now on layers keep no activations for the backward pass but their inputs; gradients are equal bit for bit.
+        """Turn activation checkpointing on: layers keep only their inputs for the backward pass; gradients stay bitwise equal.
 
         Raises ConfigError if the model has no layers that transformers can checkpoint.
         """
@@ -162,7 +162,7 @@ class Policy(Reader):
         self.forward_settings = replace(self.forward_settings, checkpoints=True)
 
     def compute_in(self, precision: str) -> None:
-        """From now on matrix products of the model are computed in `precision`; weights and log-probabilities stay float32.
+        """Compute the model's matrix products in `precision` from now on; weights and log-probabilities stay float32.
 
         precision: float32 or bfloat16. Raises ConfigError if the policy's device, or the dtype of its weights, forbids it.
         """
@@ -173,27 +173,27 @@ class Policy(Reader):
             self.notes.append(note)
 
     def multiply_by(self, matmul: str) -> None:
-        """From now on float32 products are made by what `matmul` names, see rlx.policy.products; called on the policy's device.
+        """Set the library for float32 matrix products, see rlx.policy.products. Call it when the policy is on its device.
 
-        Raises ConfigError if onednn is asked for and cannot be had.
+        Raises ConfigError if onednn is requested but not available.
         """
         if uses_onednn(matmul, device=self.device, dtype=self.dtype):
             multiply_by_onednn(self.model)
 
     @property
     def multiplies_by_onednn(self) -> bool:
-        """Whether linear layers multiply by oneDNN where that is faster."""
+        """Whether linear layers use oneDNN where it is faster."""
         return any(isinstance(module, OneDnnLinear) for module in self.model.modules())
 
     @property
     def is_coarse(self) -> bool:
-        """Whether the model computes in 16 bits: log-probabilities then depend on the other rows of a forward."""
+        """Whether the model computes in 16 bits; log-probabilities then depend on the other rows of a forward pass."""
         return self.forward_settings.autocast is not None or self.dtype in HALF
 
     def add_value_head(self) -> None:
-        """Give the policy a value head, which `token_statistics(requires={"values"})` reads; it starts at 0 everywhere.
+        """Add a value head, which `token_statistics(requires={"values"})` reads; it starts at 0.
 
-        It is float32 where the model's weights have 16 bits.
+        It is float32 if the model's weights have 16 bits.
         """
         hidden_size = self.model.get_output_embeddings().weight.shape[1]
         dtype = torch.float32 if self.dtype in HALF else self.dtype
@@ -206,12 +206,12 @@ class Policy(Reader):
         return self.adapter.start_fingerprint if self._is_start else self.adapter.fingerprint()
 
     def add_adapter(self, lora: Lora, *, loader: str, arguments: Mapping[str, Any]) -> None:
-        """Train a low-rank adapter in place of the weights, which are frozen. loader and arguments: see BaseModel."""
+        """Train a low-rank adapter instead of the weights, which are frozen. loader and arguments: see BaseModel."""
         base = BaseModel(self.name, self.fingerprint(), loader, arguments)
         self.adapter = lora.injected(self.model, base=base)
 
     def require_trainable(self, *, with_moving_reference: bool = False, merges: bool = False) -> None:
-        """Raise ConfigError for what an adapter, or weights in 4 bits, do not allow. merges: an export adds the adapter."""
+        """Raise ConfigError for settings that an adapter or 4-bit weights do not allow. merges: an export merges the adapter."""
         if with_moving_reference and self.adapter is not None:
             raise ConfigError(
                 "a loss whose reference moves (loss=tr_dpo) needs a reference with weights of its own, and under policy/adapter "
@@ -226,7 +226,7 @@ class Policy(Reader):
             )
 
     def frozen_copy(self) -> Policy:
-        """A policy of the same weights that shares no tensor with this one and takes no gradient."""
+        """A policy with the same weights that shares no tensor with this one and has no gradient."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model).requires_grad_(False)
         twin.adapter = None if self.adapter is None else self.adapter.of(twin.model)
@@ -235,9 +235,9 @@ class Policy(Reader):
         return twin
 
     def start(self) -> Policy:
-        """The policy as it is now, frozen: a copy, or the shared base where only an adapter is trained.
+        """The current policy, frozen: a copy, or the shared base if only an adapter is trained.
 
-        A fresh adapter is switched off; one that was trained before is kept as a second, frozen adapter.
+        A fresh adapter is switched off; a previously trained one is kept as a second, frozen adapter.
         """
         if self.adapter is None:
             return self.frozen_copy()
@@ -247,9 +247,9 @@ class Policy(Reader):
         return twin
 
     def _weights(self) -> AbstractContextManager[None]:
-        """The context of a forward pass in which the model has this policy's weights.
+        """The context for a forward pass with this policy's weights.
 
-        A model that is split over ranks waits here for the other ranks, before any context of the pass is entered.
+        A model sharded over ranks waits here for the other ranks, before any context of the pass is entered.
         """
         getattr(self.model, ANNOUNCE, lambda: None)()
         return self.adapter.start() if self._is_start and self.adapter is not None else nullcontext()
@@ -282,7 +282,7 @@ class Policy(Reader):
         """Statistics of each completion token under log_softmax(logits / temperature), in float32 (float64 if the model is).
 
         requires: names of further fields of TokenStatistics; other names are ignored. The KLs need the reference.
-        Raises ConfigError for a temperature that is not positive, and for values without a value head.
+        Raises ConfigError for a non-positive temperature, or if values are required without a value head.
         """
         if temperature <= 0:
             raise ConfigError(f"a temperature of {temperature} gives no distribution; use a positive one")
@@ -317,7 +317,7 @@ class Policy(Reader):
         requires: frozenset[str],
         reference: HasLogits | None,
     ) -> TokenStatistics:
-        """As token_statistics, where the logits are too large to be computed at once."""
+        """Like token_statistics, for logits that are too large to compute at once."""
         mask = sequences.completion_mask.to(self.device)
         with self._weights():
             given = head_input(self.model, layout, settings=self.forward_settings)
@@ -335,7 +335,7 @@ class Policy(Reader):
     def pair_logprobs(
         self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS, *, reference: HasLogits | None = None
     ) -> PairLogprobs:
-        """Token log-probabilities of a batch of pairs, and what a loss names in `requires`; vocabulary_kl needs the reference."""
+        """Token log-probabilities of a batch of pairs, and the inputs in `requires`; vocabulary_kl needs the reference."""
         wanted = requires | {"kl_from_reference"} if "vocabulary_kl" in requires else requires
         statistics = self.token_statistics(batch.sequences, requires=wanted, reference=reference)
         mismatched = self.mismatched_logprobs(batch) if "mismatched" in requires else None
@@ -371,24 +371,24 @@ class Policy(Reader):
             )
 
     def head_input(self, sequences: Sequences) -> HeadInput:
-        """What the language-model head reads to predict each completion token, for logits in pieces."""
+        """The input of the LM head for each completion token, for computing logits in pieces."""
         with self._weights():
             return head_input(self.model, self.layout(sequences), settings=self.forward_settings)
 
     def computes_in_pieces(self, layout: Layout) -> bool:
-        """Whether logits of these rows are never held as a whole; a model split over ranks has its head in its passes alone."""
+        """Whether logits of these rows are computed in pieces; never for a sharded model, whose head runs only in its passes."""
         if hasattr(self.model, ANNOUNCE):
             return False
         linear = self.forward_choice.linear_head and is_linear(self.model.get_output_embeddings())
         return linear and is_large(len(layout.targets), self.vocabulary_size)
 
 
-# Fields of a model's configuration that say where it came from or how it is run, not what it computes.
+# Fields of a model's configuration that describe its origin or how it is run, not what it computes.
 _NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
 
 
 def fingerprint(model: Any, tokenizer: Any) -> str:
-    """32 hexadecimal digits that stand for the weights, the architecture and the tokenizer."""
+    """32 hexadecimal digits that identify the weights, the architecture and the tokenizer."""
     digest = hashlib.blake2b(digest_size=16)
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_ARCHITECTURE}
     digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())

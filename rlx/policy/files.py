@@ -1,6 +1,6 @@
 """The files of a model: a directory, a run of rlx, a GGUF file, or a name on the Hugging Face hub.
 
-A model from a GGUF file is unpacked once and kept as a directory that later runs read.
+A model from a GGUF file is unpacked once and cached as a directory that later runs read.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from rlx.errors import ConfigError
 from rlx.policy.adapter import ADAPTER_CONFIG
 from rlx.policy.reader import Outline
 
-_WRITTEN = "unpacked.json"  # the names and sizes of the files of an unpacked model
+_WRITTEN = "unpacked.json"  # file names and sizes of an unpacked model
 _PARTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")  # of a model
-_CHAT = re.compile(r"(^|[-_.])(chat|instruct|it)($|[-_.])", re.IGNORECASE)  # in the names of models that are trained on chats
+_CHAT = re.compile(r"(^|[-_.])(chat|instruct|it)($|[-_.])", re.IGNORECASE)  # in the names of chat models
 
 
 def lacking_parts(source: str, path: str, tokenizer: Any) -> list[str]:
-    """What to say of a model whose files lack what says how it ends its texts, or writes conversations."""
+    """A note for a model whose files do not say how it ends texts or formats conversations."""
     name, template = Path(path).name, getattr(tokenizer, "chat_template", None)
     config = Path(source, "tokenizer_config.json")
     if Path(source).is_dir() and not config.is_file() and not list(Path(source).glob("*.gguf")):
@@ -54,7 +54,7 @@ def lacking_parts(source: str, path: str, tokenizer: Any) -> list[str]:
 
 
 def require_parts(directory: Path) -> None:
-    """Raise ConfigError for a file that transformers would pass over: a link to nowhere, a pipe, or what is not a JSON object."""
+    """Raise ConfigError for a file that transformers would ignore: a broken link, a pipe, or one that is not a JSON object."""
     for file in (directory / name for name in _PARTS if os.path.lexists(directory / name)):
         try:
             text = file.read_text(encoding="utf-8") if file.is_file() else None
@@ -67,9 +67,9 @@ def require_parts(directory: Path) -> None:
 
 
 def locate_model(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
-    """The directory or hub name that transformers reads, and the GGUF file in it, if it is one.
+    """The directory or hub name that transformers reads, and the GGUF file in it, if any.
 
-    Raises ConfigError for a path that does not exist, with the nearest name that does.
+    Raises ConfigError for a path that does not exist, naming the nearest one that does.
     """
     try:
         return _located(path, gguf_file)
@@ -114,7 +114,7 @@ def _model_directory(directory: Path) -> Path:
 def adapter_directory(path: str) -> Path | None:
     """The directory of an adapter: `path` itself, or the last checkpoint of a run of rlx; None if it holds no adapter."""
     local = Path(path).expanduser()
-    if not os.path.isdir(local) or (local / "config.json").is_file():  # which a name that is too long raises nothing in
+    if not os.path.isdir(local) or (local / "config.json").is_file():  # os.path does not raise for names that are too long
         return None
     if (local / ADAPTER_CONFIG).is_file():
         return local
@@ -122,13 +122,13 @@ def adapter_directory(path: str) -> Path | None:
 
 
 def _last_checkpoint(run: Path, holds: str) -> Path | None:
-    """The last checkpoint of a run with a file of that name."""
+    """The last checkpoint of a run that contains a file of that name."""
     checkpoints = [entry for entry in run.glob("checkpoint/step_*") if (entry / holds).is_file()]
     return max(checkpoints, key=lambda entry: int(entry.name.removeprefix("step_")), default=None)
 
 
 def nearest_model(path: Path) -> str:
-    """A hint for an error message: the directory or GGUF file beside `path` with the most similar name; or nothing."""
+    """A hint for an error message: the directory or GGUF file beside `path` with the most similar name; "" if there is none."""
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent
@@ -139,7 +139,7 @@ def nearest_model(path: Path) -> str:
 
 
 def require_hub(path: str) -> None:
-    """Raise ConfigError for a hub name at once where the hub does not answer: its client would retry for long."""
+    """Raise ConfigError immediately if the hub does not answer: its client would retry for a long time."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(path, "config.json"), str):
@@ -157,20 +157,20 @@ _log = logging.getLogger("rlx")
 
 
 def as_ordinary(model: Any, gguf_file: str) -> None:
-    """Turn a model that was read from a GGUF file into one that can be trained and saved; its weights are unpacked already."""
+    """Make a model read from a GGUF file trainable and savable; its weights are already unpacked."""
     if any(not weight.is_floating_point() for name, weight in model.state_dict().items() if name.endswith("weight")):
         raise ConfigError(f"the weights of {gguf_file} stay packed here and cannot be trained; uninstall the package kernels")
-    model.hf_quantizer = None  # transformers refuses to save what has one
+    model.hf_quantizer = None  # transformers refuses to save a model that has one
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
 
 
 def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[Any, Any]:
-    """Model and tokenizer of a GGUF file, kept below `folder` as a directory of transformers that later runs read instead.
+    """Model and tokenizer of a GGUF file, cached below `folder` as a transformers directory that later runs read instead.
 
-    read: reads either form. kind: what of the file it reads, such as the dtype of the weights. The directory is named by the
-    content of the file. Of processes that need it at the same time, one unpacks it. A directory that lacks a file, or has one of
-    another size than was written, is said and unpacked again.
+    read: reads either form. kind: how the file is read, such as the dtype of the weights. The directory is named after the
+    content of the file. If several processes need it at the same time, one of them unpacks it. A directory with a missing file,
+    or one of a different size than was written, is unpacked again with a warning.
     """
     name = _name(file, kind)
     place = folder / name
@@ -191,7 +191,7 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[A
 
 
 def _gone(place: Path) -> str:
-    """The first file of an unpacked model that is not as it was written; empty if all are."""
+    """The first file of an unpacked model that is missing or changed; "" if there is none."""
     try:
         written: dict[str, int] = json.loads((place / _WRITTEN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -209,7 +209,7 @@ def _name(file: Path, kind: str) -> str:
 
 
 def _keep(model: Any, tokenizer: Any, place: Path, read: Read) -> None:
-    """Write the directory completely or not at all; nothing is kept where the tokenizer would be read back differently."""
+    """Write the directory completely or not at all; keep nothing if the tokenizer would be read back differently."""
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +241,7 @@ def _keep(model: Any, tokenizer: Any, place: Path, read: Read) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and remarks of transformers while files are read; rlx checks and reports what matters."""
+    """Silence the progress bars and warnings of transformers while files are read; rlx checks and reports what matters."""
     from transformers.utils import logging as remarks
 
     verbosity = remarks.get_verbosity()

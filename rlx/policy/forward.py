@@ -25,22 +25,22 @@ from rlx.policy.products import linear_of
 if TYPE_CHECKING:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-ANNOUNCE = "announce_pass"  # the attribute of a model split over ranks that is called before the contexts of a pass are entered
+ANNOUNCE = "announce_pass"  # a sharded model's attribute that is called before the contexts of a pass are entered
 
 
 @dataclass(frozen=True)
 class ForwardSettings:
-    """How a forward pass is computed, whatever its rows.
+    """How a forward pass is computed, independent of its rows.
 
-    autocast: the dtype of matrix products where it is not that of the weights. checkpoints: layers keep no activations for the
-    backward pass but their inputs, and are computed again there.
+    autocast: the dtype of matrix products if it is not that of the weights. checkpoints: whether layers keep only their inputs
+    for the backward pass, which recomputes them.
     """
 
     autocast: torch.dtype | None = None
     checkpoints: bool = False
 
     def context(self, device: torch.device) -> AbstractContextManager[Any]:
-        """A new context of torch in which `autocast` holds."""
+        """A new torch context that applies `autocast`."""
         return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
 
 
@@ -58,7 +58,7 @@ def completion_logits(
     """[N, V] logits that predict each completion token, in float32 (float64 if the model is).
 
     gathers_before_head: run the head on those positions only, not on all of [B, T].
-    hidden: where given, the hidden states [N, H] that the head reads there are appended to it.
+    hidden: a list to which the head's input [N, H] at those positions is appended.
     """
     with _forward_context(model, layout, settings):
         if not gathers_before_head:
@@ -73,7 +73,7 @@ def completion_logits(
 
 
 def head_input(model: Any, layout: Layout, *, settings: ForwardSettings = PLAIN) -> HeadInput:
-    """What the head reads at the positions that predict a completion token; the head itself runs on a single position."""
+    """The head's input at the positions that predict a completion token; the head itself runs on only one position."""
     head = model.get_output_embeddings()
     hidden: list[Tensor] = []
     with (
@@ -86,10 +86,10 @@ def head_input(model: Any, layout: Layout, *, settings: ForwardSettings = PLAIN)
 
 
 def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
-    """The arguments of the model for these rows."""
+    """The model's arguments for these rows."""
     inputs: dict[str, Any] = {"input_ids": layout.tokens, "use_cache": False}
     if layout.attention_mask is not None:
-        # Added to the scores rather than true or false: every attention implementation takes that form.
+        # An additive mask rather than a boolean one, as every attention implementation accepts it.
         mask = torch.zeros(layout.attention_mask.shape, dtype=model.dtype, device=layout.attention_mask.device)
         mask.masked_fill_(~layout.attention_mask, torch.finfo(model.dtype).min)
         inputs.update(attention_mask=mask)
@@ -100,7 +100,7 @@ def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
 
 @contextmanager
 def _forward_context(model: Any, layout: Layout, settings: ForwardSettings) -> Iterator[None]:
-    """The contexts that one forward pass needs: its attention, autocast, and checkpointing where gradients are wanted."""
+    """The contexts of one forward pass: attention, autocast, and checkpointing if gradients are needed."""
 
     def attention() -> AbstractContextManager[None]:
         return nullcontext() if layout.segments is None else branched_attention(model, layout.segments)
@@ -120,8 +120,8 @@ def _gathered_head_input(
 ) -> Iterator[None]:
     """Within this context the head reads [1, N, H], the hidden states that predict a completion token, not all [B, T, H].
 
-    most: the head reads only so many. A hook rather than a call of the head, so that what a model does to its logits after the
-    head (soft-capping) still happens.
+    most: the number of positions that the head reads at most. Uses a hook rather than calling the head, so that a model's
+    processing of logits after the head (soft-capping) still happens.
     """
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -139,7 +139,7 @@ def _gathered_head_input(
 
 @contextmanager
 def _seen_by_head(model: Any, predictors: Tensor, hidden: list[Tensor] | None) -> Iterator[None]:
-    """Within this context the rows `predictors` of what the head reads are appended to `hidden`, if that is given."""
+    """Within this context the rows `predictors` of the head's input are appended to `hidden`, if given."""
     if hidden is None:
         yield
         return
@@ -156,14 +156,14 @@ def _seen_by_head(model: Any, predictors: Tensor, hidden: list[Tensor] | None) -
 def _gathered(hidden: Tensor, predictors: Tensor) -> Tensor:
     """[N, H] rows `predictors` of hidden [B, T, H].
 
-    A prompt's last position predicts the first token of each of its completions, so rows repeat; an embedding look-up adds up
-    their gradients in a fixed order, where plain indexing may not.
+    A prompt's last position predicts the first token of each of its completions, so rows repeat; an embedding look-up sums
+    their gradients in a fixed order, which plain indexing does not guarantee.
     """
     return F.embedding(predictors, hidden.flatten(0, 1))
 
 
 def vocabulary_size(model: Any) -> int:
-    """V, of the model; its tokenizer may know fewer tokens."""
+    """V of the model; its tokenizer may have fewer tokens."""
     return int(model.config.get_text_config().vocab_size)
 
 
@@ -174,7 +174,7 @@ def max_positions(model: Any) -> int | None:
 
 
 def attention_cost(model: Any) -> float:
-    """What attending to one more position costs a token, as a share of its matrix products with the weights."""
+    """The cost per token of attending to one more position, relative to its matrix products with the weights."""
     config = model.config.get_text_config()
     hidden, layers = int(getattr(config, "hidden_size", 1024)), int(getattr(config, "num_hidden_layers", 24))
     weights: int = sum(parameter.numel() for parameter in model.parameters()) - int(config.vocab_size) * hidden
@@ -182,15 +182,15 @@ def attention_cost(model: Any) -> float:
 
 
 def branch_cost(model: Any) -> float:
-    """What splitting a row into branches and joining them again costs a token, in the unit of attention_cost.
+    """The cost per token of splitting a row into branches and joining them, in the unit of attention_cost.
 
-    With it the fastest rows were chosen, or rows within 3 % of them, for eleven shapes at 1 M and 20 M parameters on a CPU.
+    With this value the chosen rows were the fastest, or within 3 % of it, for eleven shapes at 1 M and 20 M parameters on a CPU.
     """
     return 40 / int(getattr(model.config.get_text_config(), "hidden_size", 1024))
 
 
 class ValueHead(nn.Module):
-    """The return that is expected from a token on: a linear map of the hidden state that the language-model head reads.
+    """The expected return from a token on: a linear map of the hidden state that the LM head reads.
 
     It starts at 0, so that GAE begins with plain returns.
     """
@@ -208,26 +208,26 @@ class ValueHead(nn.Module):
         return values if values.dtype == torch.float64 else values.float()
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As forward, with its type."""
+        """Call `forward`; declared for its type."""
         result: Tensor = super().__call__(hidden, *args, **kwargs)
         return result
 
 
-# Attention of shared-prefix rows, branch by branch: no score is computed that a mask would hide.
+# Attention of shared-prefix rows, branch by branch, without computing scores that a mask would hide.
 #
-# Attention with a mask over a row that holds all completions of a prompt computes every score and then hides most of them. Here
-# each trunk attends to itself, and each branch to its trunk and itself.
+# Masked attention over a row with all completions of a prompt computes every score and then discards most of them. Here each
+# trunk (prompt) attends to itself, and each branch (completion) to its trunk and itself.
 # Dimensions: P prompts, G completions of a prompt, T tokens of the row, A and R of the longest trunk and branch, N heads, D head
 # dimension, K key-value heads.
 
 
 NAME = "rlx_branched"
-_current: ContextVar[tuple[Segments, Tensor]] = ContextVar("current")  # with the mask of the branches
+_current: ContextVar[tuple[Segments, Tensor]] = ContextVar("current")  # segments and the mask of the branches
 
 
 @contextmanager
 def branched_attention(model: Any, segments: Segments) -> Iterator[None]:
-    """Within this context the model, which is given one row and its positions, attends branch by branch."""
+    """Within this context the model, given one row and its positions, attends branch by branch."""
     _register()
     config = model.config
     before = config._attn_implementation
@@ -241,7 +241,7 @@ def branched_attention(model: Any, segments: Segments) -> Iterator[None]:
 
 
 def _additive(segments: Segments, dtype: torch.dtype) -> Tensor:
-    """[P * G, 1, R, A + R], or [1, 1, R, A + R] where all are the same: added to the scores of the branches."""
+    """Additive mask of the branches [P * G, 1, R, A + R], or [1, 1, R, A + R] if all are the same."""
     scores = torch.zeros(segments.visible.shape, dtype=dtype, device=segments.visible.device)
     scores.masked_fill_(~segments.visible, torch.finfo(dtype).min)
     return scores[:, None] if len(scores) == 1 else scores.repeat_interleave(segments.branches.shape[1], dim=0)[:, None]
@@ -258,7 +258,7 @@ def attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """[1, T, N, D] of query [1, N, T, D], key and value [1, K, T, D]: an attention function of transformers."""
+    """An attention function for transformers: query [1, N, T, D], key and value [1, K, T, D] -> [1, T, N, D]."""
     asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if asked:
         raise NotImplementedError(f"attention branch by branch does not support {asked[0]}")
@@ -278,7 +278,7 @@ def attend(
 
 
 def _picked(states: Tensor, places: Tensor) -> Tensor:
-    """[B, N, L, D] of states [T, N, D] at places [B, L]. An embedding look-up adds up gradients in a fixed order."""
+    """[B, N, L, D] of states [T, N, D] at places [B, L]. An embedding look-up sums gradients in a fixed order."""
     found = F.embedding(places, states.reshape(len(states), -1))
     return found.view(*places.shape, *states.shape[1:]).transpose(1, 2)
 
@@ -300,10 +300,10 @@ def _register() -> None:
     ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
 
 
-# Activation checkpointing: the layers of a model keep their inputs alone, and are computed again in the backward pass.
+# Activation checkpointing: the layers of a model keep only their inputs, and are recomputed in the backward pass.
 #
-# Chen et al. 2016, arXiv:1604.06174. transformers checkpoints a layer only in training mode, which would also switch dropout on;
-# here the layers themselves are marked, and the modules within them stay in evaluation mode.
+# Chen et al. 2016, arXiv:1604.06174. transformers checkpoints a layer only in training mode, which would also turn dropout on;
+# here only the layers themselves are marked, and the modules within them stay in evaluation mode.
 
 
 _MARKS = ("gradient_checkpointing", "_gradient_checkpointing_func", "training")
@@ -311,18 +311,18 @@ _ABSENT = object()
 
 
 def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
-    """The layers of a transformers model that can be computed again; empty if there are none."""
-    from transformers.modeling_layers import GradientCheckpointingLayer  # two seconds, which a plan of a sweep does not need
+    """The layers of a transformers model that can be recomputed; empty if there are none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer  # takes two seconds; planning a sweep does not need it
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 @contextmanager
 def activation_checkpointing(model: Any, attention: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Within this context the layers of `model` keep no activations for the backward pass but their inputs.
+    """Within this context the layers of `model` keep only their inputs for the backward pass.
 
-    attention: gives a new context in which a layer is computed again. The backward pass enters it in the thread that it runs in,
-    where the context of the forward pass may not be set.
+    attention: creates a new context in which a layer is recomputed. The backward pass enters it in its own thread, where the
+    context of the forward pass may not be set.
     """
 
     def run(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -330,7 +330,7 @@ def activation_checkpointing(model: Any, attention: Callable[[], AbstractContext
             function,
             *arguments,
             use_reentrant=False,
-            preserve_rng_state=False,  # dropout is 0: nothing is drawn
+            preserve_rng_state=False,  # dropout is 0, so no random numbers are drawn
             context_fn=lambda: (nullcontext(), attention()),
         )
 

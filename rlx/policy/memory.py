@@ -1,4 +1,4 @@
-"""What forward and backward passes of a policy hold in memory: measured on a few rows, scaled to more of them."""
+"""The memory of a policy's forward and backward passes, measured on a few rows and scaled to more rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rlx.policy.base import Policy
 from rlx.policy.pieces import elements_at_once
 from rlx.policy.statistics import DISTRIBUTION_STATISTICS
 
-_BYTES = 4  # of float32
+_BYTES = 4  # per float32
 _WITHOUT_REFERENCE = frozenset({"entropy", "sum_p_squared", "values"})
 
 
 class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within this context, the bytes of the tensors that were made in it: those that live, and the most that did at once.
+    """Counts the bytes of the tensors created within this context: those alive now, and the peak.
 
-    What a kernel allocates within itself is not seen.
+    Memory that a kernel allocates internally is not counted.
     """
 
     def __init__(self) -> None:
@@ -64,8 +64,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 class PassMemory:
     """Bytes of forward and backward passes over some rows, without weights and their gradients.
 
-    activations: kept by the layers for the backward pass. logits: what comes on top where the pass needs the most.
-    forward: the most that a pass without gradients holds at a token of the rows.
+    activations: kept by the layers for the backward pass. logits: the additional bytes at the peak of the pass.
+    forward: the peak of a pass without gradients, per token of the rows.
     """
 
     activations: int
@@ -79,10 +79,10 @@ class PassMemory:
 
 
 def pass_memory(policy: Policy, requires: frozenset[str]) -> Callable[[Sequences, Sequences], PassMemory]:
-    """A function: the memory of passes over rows, from measured passes over a few rows like them, once and twice.
+    """A function that estimates the memory of passes over rows from measured passes over a few similar rows, once and twice.
 
-    requires: the statistics of tokens that the loss reads. The function is given the few rows, and the rows asked about. The two
-    passes tell apart what does not grow with the rows, such as the weights that autocast keeps in 16 bits.
+    requires: the token statistics that the loss reads. The function takes the few rows and the rows to estimate. Measuring two
+    sizes separates memory that does not grow with the rows, such as the 16-bit weights that autocast keeps.
     """
     measured: dict[int, tuple[_Pass, _Pass]] = {}
 
@@ -106,7 +106,7 @@ def pass_memory(policy: Policy, requires: frozenset[str]) -> Callable[[Sequences
 
 @dataclass(frozen=True)
 class _Pass:
-    """What was measured: row tokens and completion tokens, and bytes; activations without masks, forward without gradients."""
+    """A measurement: row tokens, completion tokens, and bytes; activations without masks, forward without gradients."""
 
     tokens: int
     targets: int
@@ -116,7 +116,7 @@ class _Pass:
 
 
 def _line(first: tuple[int, int], second: tuple[int, int], place: int) -> int:
-    """The value at `place` of the line through two points; it neither falls nor begins below 0."""
+    """The value at `place` of the line through two points, with slope and intercept not below 0."""
     slope = max(0.0, (second[1] - first[1]) / (second[0] - first[0]))
     return round(max(0.0, first[1] - slope * first[0]) + slope * place)
 
@@ -125,7 +125,7 @@ _known: dict[tuple[object, ...], _Pass] = {}
 
 
 def _measured_once(policy: Policy, few: Sequences, requires: frozenset[str]) -> _Pass:
-    """What `_measured` finds, once for all jobs of this process that have the same model and rows of the same lengths."""
+    """The result of `_measured`, cached for all jobs of this process with the same model and rows of the same lengths."""
     shapes = tuple((name, value.shape, value.dtype, value.requires_grad) for name, value in policy.model.named_parameters())
     rows = tuple((len(prompt), *map(len, group)) for prompt, group in zip(few.prompts, few.completions, strict=True))
     settings = (policy.forward_settings, policy.forward_choice, policy.device, policy.value_head is None)
@@ -160,12 +160,12 @@ def _measured(policy: Policy, few: Sequences, requires: frozenset[str]) -> _Pass
 
 
 def _mask_bytes(layout: Layout) -> int:
-    """Of the attention masks, as truth values and as scores; they grow with the square of a row."""
+    """The bytes of the attention masks, as booleans and as scores; they grow with the square of the row length."""
     return 0 if layout.attention_mask is None else layout.attention_mask.numel() * (1 + _BYTES)
 
 
 def cache_bytes_per_token(policy: Policy) -> int:
-    """Bytes of the keys and values of one token in all layers, while completions are sampled."""
+    """The bytes of one token's keys and values in all layers during sampling."""
     config = policy.model.config.get_text_config()
     heads = int(getattr(config, "num_attention_heads", 1))
     key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
@@ -174,5 +174,5 @@ def cache_bytes_per_token(policy: Policy) -> int:
 
 
 def tensor_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of tensors, those that share their storage once."""
+    """The bytes of tensors; shared storage counts once."""
     return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())

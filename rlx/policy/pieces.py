@@ -1,8 +1,8 @@
-"""Token statistics from logits that are computed piece by piece, so that [N, V] never exists, neither forward nor backward.
+"""Token statistics from logits computed piece by piece, so that [N, V] never exists, in neither the forward nor backward pass.
 
-A vocabulary of 150,000 makes logits the largest tensors of an update. Log-probabilities and entropies are summed up over blocks
-of the vocabulary, small enough to stay in a cache; the other statistics need whole rows. The backward pass computes logits again.
-Where the head is frozen and no entropy is learned from, the forward pass keeps the gradient by the hidden states.
+With a vocabulary of 150,000, logits are the largest tensors of an update. Log-probabilities and entropies are summed over blocks
+of the vocabulary, small enough to stay in a cache; other statistics need whole rows. The backward pass recomputes logits.
+If the head is frozen and no entropy needs a gradient, the forward pass stores the gradient with respect to the hidden states.
 Dimensions: N completion tokens, n of a piece, H hidden size, V vocabulary, v of a block, K statistics.
 Paper: the sums over blocks are those of Wijmans et al. 2024, arXiv:2411.09009.
 """
@@ -21,19 +21,19 @@ from torch import Tensor
 from rlx.data.sequences import Sequences
 from rlx.policy.statistics import distribution_statistics
 
-ELEMENTS = 1 << 25  # of the logits of a piece; 128 MiB in float32. Fewer logits are computed at once
-CACHED = 1 << 21  # of the logits of a block on a CPU, 8 MiB in float32
-_ROWS = 4096  # of logits that a block of the vocabulary is computed for
-_NARROWEST = 256  # columns of a block: narrower matrix products are slow
-_SUMMED = frozenset({"entropy"})  # statistics that blocks of the vocabulary add up to
+ELEMENTS = 1 << 25  # elements of a piece's logits, 128 MiB in float32; smaller logits are computed at once
+CACHED = 1 << 21  # elements of a block's logits on a CPU, 8 MiB in float32
+_ROWS = 4096  # rows of logits per block of the vocabulary
+_NARROWEST = 256  # smallest number of columns of a block: narrower matrix products are slow
+_SUMMED = frozenset({"entropy"})  # statistics that can be summed over blocks of the vocabulary
 
 
 @dataclass(frozen=True, eq=False)
 class HeadInput:
-    """What the language-model head reads and how it computes logits.
+    """The input of the LM head, and how it computes logits.
 
-    hidden: [N, H]; weight: [V, H]; bias: [V] or None. autocast: makes a new autocast context, the one that the model runs under.
-    linear: multiplies as the head does, with the arguments of F.linear.
+    hidden: [N, H]; weight: [V, H]; bias: [V] or None. autocast: creates a new autocast context like the model's.
+    linear: the head's matrix product, with the arguments of F.linear.
     """
 
     hidden: Tensor
@@ -43,7 +43,7 @@ class HeadInput:
     linear: Callable[..., Tensor] = F.linear
 
     def logits(self, rows: slice, tokens: slice = slice(None)) -> Tensor:
-        """[n, v] logits of `tokens` of the vocabulary at `rows`, in float32 (float64 if the weights are), without a gradient."""
+        """[n, v] logits of vocabulary `tokens` at `rows`, in float32 (float64 if the weights are), detached."""
         bias = None if self.bias is None else self.bias[tokens]
         with torch.no_grad(), self.autocast():
             logits = self.linear(self.hidden[rows], self.weight[tokens], bias)
@@ -57,7 +57,7 @@ class HasLogits(Protocol):
         """[N, V] logits that predict each completion token."""
 
     def head_input(self, sequences: Sequences) -> HeadInput:
-        """What the head reads to predict each completion token, for logits in pieces."""
+        """The input of the head for each completion token, for computing logits in pieces."""
 
 
 def is_large(num_tokens: int, vocabulary: int) -> bool:
@@ -66,7 +66,7 @@ def is_large(num_tokens: int, vocabulary: int) -> bool:
 
 
 def elements_at_once(names: frozenset[str], device: torch.device) -> int:
-    """Elements of all tensors as large as a piece's logits that live together while the statistics `names` are computed."""
+    """The number of elements of all logit-sized tensors that exist at once while a piece's statistics `names` are computed."""
     if names <= _SUMMED:
         return (2 + len(names)) * (CACHED if device.type == "cpu" else ELEMENTS)
     return 6 * ELEMENTS
@@ -77,7 +77,7 @@ def statistics_in_pieces(
 ) -> dict[str, Tensor]:
     """Name -> [N]: token_logprobs of `targets` [N], and the statistics `names`, of softmax(logits / temperature).
 
-    They have a gradient with respect to the hidden states, the weight and the bias. reference: for the KLs; it gets none.
+    They have a gradient with respect to the hidden states, the weight and the bias. reference: for the KLs; it gets no gradient.
     """
     bias = torch.empty(0) if given.bias is None else given.bias
     request = _Request(given, targets, tuple(names), temperature, reference, torch.is_grad_enabled())
@@ -98,18 +98,18 @@ class _Request:
     has_gradient: bool
 
     def pieces(self) -> list[slice]:
-        """The rows of each piece, whose logits are whole."""
+        """The rows of each piece whose logits are computed whole."""
         return self._rows(ELEMENTS // len(self.given.weight))
 
     def row_pieces(self) -> list[slice]:
-        """The rows of each piece, whose logits are computed block by block."""
+        """The rows of each piece whose logits are computed block by block."""
         return self._rows(_ROWS)
 
     def _rows(self, size: int) -> list[slice]:
         return [slice(start, start + max(1, size)) for start in range(0, len(self.targets), max(1, size))]
 
     def blocks(self, rows: slice) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """The vocabulary block by block: (its tokens, scaled logits [n, v], whether it has the target [n], where [n, 1])."""
+        """For each vocabulary block: (its tokens, scaled logits [n, v], whether it contains the target [n], where [n, 1])."""
         targets = self.targets[rows]
         elements = CACHED if targets.device.type == "cpu" else ELEMENTS
         vocabulary, width = len(self.given.weight), max(_NARROWEST, elements // max(1, len(targets)))
@@ -121,7 +121,7 @@ class _Request:
             yield slice(start, stop), logits if self.temperature == 1.0 else logits.div_(self.temperature), inside, places
 
     def summed(self, rows: slice, *, expects: bool) -> _Summed:
-        """Sums over the vocabulary at these rows. expects: with the gradients by the hidden states."""
+        """Sums over the vocabulary at these rows. expects: also compute gradients with respect to the hidden states."""
         hidden, weight = self.given.hidden[rows], self.given.weight
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         highest = torch.full((len(hidden),), torch.finfo(dtype).min, dtype=dtype, device=hidden.device)
@@ -134,7 +134,7 @@ class _Request:
             distance = logits.sub_(higher[:, None])
             weights = distance.exp() if self.names else distance.exp_()
             of_target = weights.gather(1, places)[:, 0]
-            weights.scatter_(1, places, torch.where(inside, 0.0, of_target)[:, None])  # its share is added at the end
+            weights.scatter_(1, places, torch.where(inside, 0.0, of_target)[:, None])  # the target's share is added at the end
             if self.names:
                 moment = shrink * (moment + (highest - higher) * others) + torch.einsum("nv,nv->n", weights, distance)
             others = others * shrink + weights.sum(1)
@@ -147,7 +147,7 @@ class _Request:
         log_sum = highest + total.log()
         entropy = total.log() - (moment + own * (chosen - highest)) / total if self.names else None
         direction = None
-        if expected is not None:  # without the target in both terms, for they cancel where it is nearly certain
+        if expected is not None:  # excludes the target from both terms, as they cancel if it is nearly certain
             away = weight[self.targets[rows]].to(dtype) * others[:, None] - expected
             direction = (away / (total * self.temperature)[:, None]).to(hidden.dtype)
         return _Summed(chosen - log_sum, log_sum, entropy, direction)
@@ -173,9 +173,9 @@ class _Request:
 
 @dataclass(frozen=True, eq=False)
 class _Summed:
-    """Of n rows: logprobs of the targets, log_sum the logarithm of the sum of exponentials, entropy or None, all [n].
+    """For n rows: logprobs of the targets, log_sum the logarithm of the sum of exponentials, entropy or None, all [n].
 
-    direction: [n, H] the gradients of the log-probabilities by the hidden states, or None.
+    direction: [n, H] the gradients of the log-probabilities with respect to the hidden states, or None.
     """
 
     logprobs: Tensor
@@ -185,7 +185,7 @@ class _Summed:
 
 
 class _HeadGradients:
-    """The gradients of the hidden states, the weight and the bias, added up over pieces; None if one is not wanted."""
+    """Gradients of the hidden states, the weight and the bias, summed over pieces; None if not needed."""
 
     def __init__(self, given: HeadInput, hidden: Tensor, weight: Tensor, bias: Tensor, wants: Sequence[bool]) -> None:
         self._given, self._inputs = given, (hidden, weight)
@@ -195,9 +195,9 @@ class _HeadGradients:
         self.bias = torch.zeros_like(bias) if wants[2] and given.bias is not None else None
 
     def add(self, of_logits: Tensor, rows: slice, tokens: slice, times: Tensor | None = None) -> None:
-        """Add what the gradient of_logits [n, v] of logits gives.
+        """Add the contribution of the logits' gradient of_logits [n, v].
 
-        times: the hidden states [n, H] of these rows, multiplied with a factor of each row that of_logits lacks; see `multiply`.
+        times: the hidden states [n, H] of these rows, times a factor per row that of_logits does not include; see `multiply`.
         """
         hidden, weight = self._inputs[0][rows] if times is None else times, self._inputs[1][tokens]
         lost = of_logits.to(weight.dtype)
@@ -208,7 +208,7 @@ class _HeadGradients:
                 _add_product(self.weight[tokens], lost.t(), hidden.to(weight.dtype), self._given.linear)
 
     def multiply(self, rows: slice, factor: Tensor) -> None:
-        """Multiply the gradients of the hidden states with the factor [n, 1] that every `add` at these rows has left out."""
+        """Multiply the gradients of the hidden states by the factor [n, 1] that every `add` at these rows left out."""
         if self.hidden is not None:
             self.hidden[rows].mul_(factor)
 
@@ -257,7 +257,7 @@ class _Blocks(torch.autograd.Function):
             times = hidden[rows] * -ours.to(hidden.dtype) if of_entropy is None else None
             for tokens, logits, inside, places in request.blocks(rows):
                 logprobs, is_target = logits.sub_(log_sum[rows, None]), inside[:, None]
-                if of_entropy is None:  # softmax less one-hot, which is still to be multiplied with -ours
+                if of_entropy is None:  # softmax minus one-hot, still to be multiplied by -ours
                     lost = logprobs.exp_().scatter_add_(1, places, -is_target.to(logits.dtype))
                     left = -ours
                 else:

@@ -34,7 +34,7 @@ def autocast_dtype(precision: str, *, device: torch.device, weights: torch.dtype
 
 
 def slower_note(dtype: torch.dtype, device: torch.device) -> str | None:
-    """What the user should know where this CPU multiplies `dtype` slower than float32; else None."""
+    """A note for the user if this CPU multiplies `dtype` slower than float32; else None."""
     if device.type != "cpu":
         return None
     slower = matmul_peak(torch.float32, size=256, seconds=0.02) / matmul_peak(dtype, size=256, seconds=0.02)
@@ -43,7 +43,7 @@ def slower_note(dtype: torch.dtype, device: torch.device) -> str | None:
 
 
 def _multiplies_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether autocast gives a right product in `dtype` there. An emulation on a GPU does not count."""
+    """Whether autocast computes correct products in `dtype` on the device. Emulation on a GPU does not count."""
     if device.type == "cuda" and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         return False
     try:
@@ -51,7 +51,7 @@ def _multiplies_in(dtype: torch.dtype, device: torch.device) -> bool:
         with torch.autocast(device.type, dtype=dtype):
             product = ones @ ones
         return product.dtype == dtype and bool((product == 8).all())
-    except (RuntimeError, TypeError, NotImplementedError):  # what torch raises for a device or a dtype without autocast
+    except (RuntimeError, TypeError, NotImplementedError):  # raised by torch for a device or dtype without autocast
         return False
 
 
@@ -63,7 +63,7 @@ def _name(device: torch.device) -> str:
 
 
 def matmul_peak(dtype: torch.dtype, *, size: int = 768, seconds: float = 0.3) -> float:
-    """Floating-point operations per second of the fastest of repeated products of two square matrices."""
+    """Floating-point operations per second of the fastest of several products of two square matrices."""
     left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     start = time.perf_counter()
     left @ right

@@ -41,9 +41,9 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# Of weights of size 0.05, the share that 100 steps of AdamW at a learning rate of 1e-5 move, as a test measures.
+# The share of weights of size 0.05 that 100 steps of AdamW at a learning rate of 1e-5 change, as measured by a test.
 MOVED_SHARE = {torch.bfloat16: 0.07, torch.float16: 0.47}
-QUANTIZATIONS = ("nf4", "fp4")  # types of four bits, of bitsandbytes
+QUANTIZATIONS = ("nf4", "fp4")  # 4-bit types of bitsandbytes
 _log = logging.getLogger("rlx")
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "merges.txt")  # every kind of tokenizer has one of these files
 
@@ -67,11 +67,11 @@ def load_pretrained(
     """Any transformers causal language model.
 
     path: a directory, a run of rlx (its last checkpoint), a GGUF file, a name on the hub, or the directory of an adapter.
-    gguf_file: the file within `path`. base: the base model of the adapter in `path`, where it is not where the adapter says.
-    adapter: trained in place of the weights.
-    unpacked_dir: where the model of a GGUF file is kept unpacked, for later runs; None unpacks it each time.
-    dtype: of the weights; auto is float32. The others are as in the encoder of texts and in Policy.
-    quantization: the frozen linear layers under an adapter in four bits (QLoRA, arXiv:2305.14314); the head is left as it is.
+    gguf_file: the file within `path`. base: the base model of the adapter in `path`, if it has moved from the recorded path.
+    adapter: trained instead of the weights.
+    unpacked_dir: where the unpacked model of a GGUF file is cached for later runs; None: unpack it each time.
+    dtype: of the weights; auto is float32. The other arguments are those of the text encoder and of Policy.
+    quantization: 4-bit type of the frozen linear layers under an adapter (QLoRA, arXiv:2305.14314), except the head.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"policy.dtype is {dtype}; choose {', '.join(DTYPES)}")
@@ -112,9 +112,9 @@ def load_pretrained(
 
 
 def read_pretrained(path: str, **settings: Any) -> Reader:
-    """What reads text for the policy of `load_pretrained` with the same arguments; the weights are neither read nor unpacked.
+    """The text reader for the policy of `load_pretrained` with the same arguments; does not read or unpack the weights.
 
-    Of an adapter it is the policy itself.
+    For an adapter it is the policy itself.
     """
     if adapter_directory(path) is not None or settings.get("base") is not None:
         return load_pretrained(path, **settings)
@@ -136,7 +136,7 @@ def read_pretrained(path: str, **settings: Any) -> Reader:
 
 
 def _read(source: str, file: str | None, unpacked_dir: str | None, read: Read, *, kind: str) -> tuple[Any, Any]:
-    """What `read` gives; of a GGUF file it is kept below `unpacked_dir` for later runs. kind: as in unpacked_once."""
+    """The result of `read`; for a GGUF file cached below `unpacked_dir` for later runs. kind: as in unpacked_once."""
     if file is not None and unpacked_dir is not None and Path(source, file).is_file():
         return unpacked_once(Path(source, file), Path(unpacked_dir).expanduser(), read, kind=kind)
     return read(source, file)
@@ -145,9 +145,9 @@ def _read(source: str, file: str | None, unpacked_dir: str | None, read: Read, *
 def _with_saved_adapter(
     saved: SavedAdapter, *, base: str | None, adapter: Lora | None, name: str | None, settings: dict[str, Any]
 ) -> Policy:
-    """The base model with the adapter of a directory, which is trained further.
+    """The base model with the adapter of a directory, for further training.
 
-    Raises ConfigError for another base than that of the adapter, and where policy.adapter asks for another kind.
+    Raises ConfigError if the base is not the adapter's, or if policy.adapter requests a different kind.
     """
     known = saved.base
     if base is None and known is None and not saved.base_name:
@@ -224,7 +224,7 @@ def load_smollm2(
 
 
 def read_smollm2(**settings: Any) -> Reader:
-    """What reads text for the policy of `load_smollm2` with the same arguments, without its weights."""
+    """The text reader for the policy of `load_smollm2` with the same arguments, without weights."""
     return read_pretrained(_smollm2_file(), name="smollm2", **settings)
 
 
@@ -237,7 +237,7 @@ def _smollm2_file() -> str:
     return str(files[0])
 
 
-# The loaders that an adapter on disk may name, and the arguments that it may give them: its file is data and names nothing else.
+# The loaders and arguments that an adapter on disk may name: its file is untrusted data and can name nothing else.
 _LOADERS: dict[str, tuple[Callable[..., Policy], tuple[str, ...]]] = {
     "pretrained": (load_pretrained, ("path", "gguf_file", "quantization")),
     "smollm2": (load_smollm2, ()),
@@ -247,14 +247,14 @@ _LOADERS: dict[str, tuple[Callable[..., Policy], tuple[str, ...]]] = {
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None = None, quantization: str | None = None) -> Any:
-    """The causal language model of a directory or hub name; every weight of it must be there."""
+    """The causal language model of a directory or hub name; raises an error if a weight is missing."""
     from transformers import AutoModelForCausalLM
 
     given: dict[str, Any] = NO_CODE | ({} if gguf_file is None else {"gguf_file": gguf_file})
     if quantization is not None:
         given["quantization_config"] = _four_bits(quantization, dtype)
     try:
-        with quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
+        with quiet() if Path(source).is_dir() else nullcontext():  # downloads show their progress
             loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, output_loading_info=True, **given)
             model, report = loaded
     except Exception as error:
@@ -269,7 +269,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
     if gguf_file is not None:
         as_ordinary(model, gguf_file)
     for module in model.modules():
-        # bitsandbytes has a second arithmetic on a CPU, for passes without a gradient; the policy and its reference need one.
+        # On a CPU bitsandbytes computes passes without a gradient differently; policy and reference must compute the same.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
@@ -298,8 +298,8 @@ def _four_bits(quantization: str, dtype: torch.dtype) -> Any:
 
 
 def _check_config(source: str, gguf_file: str | None, path: str) -> None:
-    """Read the model's configuration, which is small, so that most mistakes are reported before any weights are read."""
-    if gguf_file is not None:  # reading its header takes seconds, and GGUF files hold causal language models
+    """Read the model's configuration, which is small, so that most mistakes are reported before weights are read."""
+    if gguf_file is not None:  # reading its header takes seconds, and GGUF files contain causal language models
         missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
         if missing:
             names = " and ".join(missing)
@@ -350,7 +350,7 @@ def _tokenizer(source: str, gguf_file: str | None, path: str, *, config: Any = N
 
 
 def _notes(policy: Policy, dtype: torch.dtype, *, adapts: bool) -> list[str]:
-    """What the user should know about weights, tokenizer and speed."""
+    """Notes for the user on weights, tokenizer and speed."""
     notes = []
     if dtype in MOVED_SHARE:
         name = str(dtype).removeprefix("torch.")
@@ -378,7 +378,7 @@ def _notes(policy: Policy, dtype: torch.dtype, *, adapts: bool) -> list[str]:
 
 @contextmanager
 def _files_blamed(what: str) -> Iterator[None]:
-    """Raise ConfigError for whatever goes wrong: readers raise exceptions of any kind for damaged files."""
+    """Raise ConfigError for any failure: readers raise all kinds of exceptions for damaged files."""
     try:
         yield
     except RlxError:
@@ -389,6 +389,6 @@ def _files_blamed(what: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    if isinstance(error, KeyError) and lines:  # its text is a name alone
+    if isinstance(error, KeyError) and lines:  # its text is only the key
         return f"{lines[0][:300]} is missing from its files, or is a value in them that transformers does not know"
     return lines[0][:300] if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""Products of float32 matrices by oneDNN, where torch's own library leaves half of the processor idle.
+"""Float32 matrix products by oneDNN, for processors that torch's default library uses only half.
 
-On a CPU torch multiplies float32 matrices with MKL. On an AMD processor with AVX-512 MKL uses vectors of half the width; oneDNN,
-which is part of torch too, asks the processor what it can do, and takes less than half of the time there, forward and backward.
+On a CPU torch multiplies float32 matrices with MKL. On an AMD processor with AVX-512, MKL uses vectors of half the width; oneDNN,
+which is part of torch too, detects the processor's abilities and takes less than half the time there, forward and backward.
 
 Dimensions: M rows, I inputs, O outputs of a linear layer.
 """
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 from rlx.errors import ConfigError
 
 MATMULS = ("auto", "torch", "onednn")
-_WORTH = 1 << 22  # M * I * O from which oneDNN is faster: its start takes longer
-_FEW_ROWS = 128  # up to here the weight is not copied into oneDNN's own layout
-# oneDNN compiles each shape of a product in .4 ms and keeps 1,024 of them, at 1 to 2 MB each.
+_WORTH = 1 << 22  # M * I * O from which oneDNN is faster: it has a higher overhead per call
+_FEW_ROWS = 128  # up to this many rows the weight is not copied into oneDNN's own layout
+# oneDNN compiles a kernel per product shape in 0.4 ms and keeps 1,024 by default, at 1 to 2 MB each.
 _KEPT_SHAPES = 32
-KERNELS = 80 << 20  # bytes that it takes with so many
+KERNELS = 80 << 20  # bytes of this many kernels
 
 
 def uses_onednn(matmul: str, *, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products are made by oneDNN. matmul: a name of MATMULS; dtype: of the weights.
+    """Whether to use oneDNN for products. matmul: a name in MATMULS; dtype: of the weights.
 
-    auto decides by the processor alone, never by a measurement, so that a run computes the same each time. Raises ConfigError
-    for another name, and where onednn is asked for and cannot be had.
+    auto depends only on the processor, never on a measurement, so that a run computes the same each time. Raises ConfigError
+    for an unknown name, or if onednn is requested but not available.
     """
     if matmul not in MATMULS:
         raise ConfigError(f"matmul={matmul}: choose {', '.join(MATMULS)}")
@@ -46,32 +46,32 @@ def uses_onednn(matmul: str, *, device: torch.device, dtype: torch.dtype) -> boo
 
 
 def multiply_by_onednn(model: nn.Module) -> None:
-    """Let the linear layers of `model` multiply by oneDNN, those of adapters too; subclasses of nn.Linear stay as they are."""
+    """Make the linear layers of `model` use oneDNN, including those of adapters; subclasses of nn.Linear are not changed."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = OneDnnLinear
 
 
 def is_linear(module: Any) -> bool:
-    """Whether a module is W x + b and nothing more: quantised layers and layers with adapters are not."""
+    """Whether a module is exactly W x + b; quantised layers and layers with adapters are not."""
     return type(module) in (nn.Linear, OneDnnLinear)
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer that multiplies by `linear`."""
+    """A linear layer that multiplies with `linear`."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """[..., O] of rows [..., I]."""
+        """rows [..., I] -> [..., O]."""
         return linear(rows, self.weight, self.bias)
 
 
 def linear_of(module: Any) -> Any:
-    """How a layer multiplies: `linear`, or F.linear, which has the same arguments."""
+    """A layer's matrix product: `linear`, or F.linear, which has the same arguments."""
     return linear if isinstance(module, OneDnnLinear) else F.linear
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[..., O] of rows [..., I], weight [O, I] and bias [O], as F.linear: by oneDNN where that can be and is worth its start."""
+    """Like F.linear: rows [..., I], weight [O, I], bias [O] -> [..., O]; uses oneDNN if possible and worth its overhead."""
     if not _is_worth(rows, weight):
         return F.linear(rows, weight, bias)
     flat = rows.reshape(-1, rows.shape[-1])
@@ -95,20 +95,20 @@ def _is_worth(rows: Tensor, weight: Tensor) -> bool:
 
 
 def _product(rows: Tensor, weight: Tensor) -> Tensor:
-    """[M, O] of rows [M, I] and weight [O, I], each of any strides."""
+    """rows [M, I], weight [O, I] -> [M, O]; any strides."""
     if len(rows) <= _FEW_ROWS:
         return _by_onednn(weight, rows).t().contiguous()
     return _by_onednn(rows, weight)
 
 
 def _by_onednn(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right.T; what torch.compile calls for linear layers on a CPU."""
+    """left @ right.T, by the operator that torch.compile uses for linear layers on a CPU."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return found
 
 
 class _Product(torch.autograd.Function):
-    """`_product` with its gradients, which are such products themselves."""
+    """`_product` with its gradients, which use the same product."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor, weight: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class _Product(torch.autograd.Function):
 
 @functools.cache
 def _mkl_is_narrow() -> bool:
-    """Whether this is an AMD processor with AVX-512 under a torch that multiplies with MKL."""
+    """Whether this is an AMD processor with AVX-512 and a torch that multiplies with MKL."""
     if not torch._C.has_mkl or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
@@ -137,10 +137,10 @@ def _mkl_is_narrow() -> bool:
 
 @functools.cache
 def _is_right() -> bool:
-    """Whether oneDNN is there, and its products and gradients are those of torch."""
+    """Whether oneDNN is available and its products and gradients agree with torch's."""
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_SHAPES))  # read at its first product
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_SHAPES))  # read at the first product
     rows, weight = torch.linspace(-1, 1, 160 * 256).view(160, 256), torch.linspace(1, -1, 192 * 256).view(192, 256).sin()
     found = []
     for multiply in (linear, F.linear):

@@ -1,4 +1,4 @@
-"""What reads text for a policy: the tokenizer, with the limits and the ends that its model's files name. It needs no weights."""
+"""The text reader of a policy: the tokenizer with the limits and end tokens from the model's files. It needs no weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rlx.task.base import Text
 
 
-# What transformers is told wherever it reads a model: the code that a model brings is not run, and nobody is asked whether to.
+# Argument for every transformers load: never run code shipped with a model, and never ask the user whether to.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 class Reader:
     """How text becomes tokens for a model.
 
-    model: a model, or an `Outline` of one. text: how text becomes tokens; the model's own ends are added to it.
+    model: a model, or an `Outline` of one. text: how text becomes tokens; the model's end tokens are added to it.
     pair_tokenizer: tokenises the pairs of a task for this model.
     """
 
@@ -37,20 +37,20 @@ class Reader:
         )
 
     def encode_prompt(self, prompt: Text, tools: Sequence[Any] = ()) -> Tokens:
-        """int64 [T], at least one token. tools: the schemas that the prompt comes with."""
+        """int64 [T], at least one token. tools: the tool schemas of the prompt."""
         return self.text.encode_prompt(prompt, tools)
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without its weights: the configuration and the settings of generation that its files hold."""
+    """A model without its weights: its configuration and generation settings."""
 
     config: Any
     generation_config: Any
 
     @staticmethod
     def of(source: str | Path, gguf_file: str | None = None) -> Outline:
-        """Read a directory, a GGUF file in it, or a name on the hub; the settings are those that transformers gives the model."""
+        """Read a directory, a GGUF file in it, or a name on the hub; the settings are those that transformers would use."""
         from transformers import AutoConfig, GenerationConfig
 
         if gguf_file is not None:
@@ -67,7 +67,7 @@ class Outline:
     def kept(directory: Path) -> Outline:
         """Read a directory that `save_pretrained` wrote.
 
-        The class of the model's configuration is not imported: with it come modules of transformers and torch that take a second.
+        Does not import the configuration's class, which would load modules of transformers and torch for a second.
         """
         from transformers import GenerationConfig, PreTrainedConfig
 
@@ -77,10 +77,10 @@ class Outline:
         return Outline(config, GenerationConfig.from_pretrained(directory))
 
     def limits(self) -> tuple[int | None, int, Any]:
-        """What a Reader takes of it: the positions, the size of the vocabulary and the tokens that end a completion."""
+        """The facts that a Reader needs: positions, vocabulary size and the tokens that end a completion."""
         return max_positions(self), vocabulary_size(self), self.generation_config.eos_token_id
 
     def save_pretrained(self, directory: Path) -> None:
-        """Write it as the files of a directory of transformers."""
+        """Write it as a transformers directory."""
         self.config.save_pretrained(directory)
         self.generation_config.save_pretrained(directory)

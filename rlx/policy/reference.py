@@ -38,10 +38,10 @@ _log = logging.getLogger("rlx")
 
 
 class ReferenceStore:
-    """Reference log-probabilities on disk: blocks of consecutive pairs, each in a file named by a hash of what determines it.
+    """Reference log-probabilities on disk: blocks of consecutive pairs, each in a file named by a hash of all its inputs.
 
-    folder: of one policy, created by the first write; None keeps nothing.
-    arithmetic: what decides the rounding; see arithmetic_of.
+    folder: for one policy, created by the first write; None: keep nothing.
+    arithmetic: identifies the rounding; see arithmetic_of.
     """
 
     def __init__(self, folder: Path | None, arithmetic: str) -> None:
@@ -58,7 +58,7 @@ class ReferenceStore:
         return values
 
     def write(self, block: Sequences, values: Tensor) -> None:
-        """Keep [N] log-probabilities of `block`."""
+        """Store [N] log-probabilities of `block`."""
         self._files.write(self._name(block), {"token_logprobs": values})
 
     def claim(self, block: Sequences, *, wait: bool) -> contextlib.AbstractContextManager[bool]:
@@ -80,13 +80,13 @@ class ReferenceStore:
 
 
 def arithmetic_of(device: torch.device, *, layout: str, autocast: torch.dtype | None = None, onednn: bool = False) -> str:
-    """What decides the rounding of a forward pass besides its inputs: versions, threads, hardware, the rows, who multiplies."""
+    """Everything besides inputs that affects rounding in a forward pass: versions, threads, hardware, layout, matmul library."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     cast = ("" if autocast is None else f", autocast {autocast}") + (", oneDNN" if onednn else "")
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout} {ROUNDING}{cast}"
 
 
-_WORK_OF_A_BLOCK = 1e9  # weights times tokens: large enough to hide the overhead of a call; all pairs of a block are computed
+_WORK_OF_A_BLOCK = 1e9  # weights times tokens: large enough to hide the overhead per call; a block is always computed whole
 _MOST_PAIRS = 256
 _LOGITS_AT_ONCE = 1 << 24
 
@@ -94,17 +94,16 @@ _LOGITS_AT_ONCE = 1 << 24
 class Reference:
     """A frozen copy of a policy, called like it, without gradients.
 
-    The weights are copied at once, since the policy has changed by the time that a forward is first needed.
+    The weights are copied immediately, since the policy will have changed when a forward pass is first needed.
 
-    Log-probabilities of a task's pairs are computed once per pair and kept for later runs. They are computed in blocks of
-    consecutive pairs in the task's order, whichever batch needs them: a value does not depend on the run or batch that needed it
-    first.
+    Log-probabilities of a task's pairs are computed once per pair and cached for later runs, in blocks of consecutive pairs in
+    the task's order, whichever batch needs them: so a value does not depend on the run or batch that needed it first.
 
-    A model that computes in 16 bits rounds a pair differently beside other pairs. There the rows of a batch are computed at once,
-    as the policy computes them: an unchanged policy then equals its reference bit for bit. Only those of batches that come
-    again, as in evaluations, are kept.
+    A model that computes in 16 bits rounds a pair differently beside other pairs. Then the rows of a batch are computed together,
+    as the policy computes them, so that an unchanged policy equals its reference bit for bit. Only those of batches that recur,
+    as in evaluations, are cached.
 
-    cache_dir: the folder for them; None keeps them in memory only.
+    cache_dir: the folder for the cache; None: memory only.
     """
 
     def __init__(self, policy: Policy, *, cache_dir: str | Path | None = None) -> None:
@@ -114,14 +113,14 @@ class Reference:
         self._known: WeakKeyDictionary[TokenizedPairs, _Known] = WeakKeyDictionary()
         self._of_rows: WeakKeyDictionary[TokenizedPairs, dict[bytes, Tensor]] = WeakKeyDictionary()
         self._is_trusted: bool | None = None
-        self._turn = threading.RLock()  # one forward at a time: a draw ahead may ask from another thread
+        self._turn = threading.RLock()  # one forward pass at a time: a draw ahead may call from another thread
         self._moved = False
         self.name = policy.name
         self.pairs_computed = 0
         self.pairs_read = 0
 
     def beside(self, twin: Policy) -> Reference:
-        """This reference, for draws by `twin` in another thread: where an adapter makes the reference, that of twin's model."""
+        """This reference, for draws by `twin` in another thread; if an adapter defines the reference, that of twin's model."""
         if self._policy.adapter is None:
             return self
         found = copy.copy(self)
@@ -141,15 +140,15 @@ class Reference:
 
     @property
     def device(self) -> torch.device:
-        """The device on which the weights lie."""
+        """The device of the weights."""
         return self._policy.device
 
     def fingerprint(self) -> str:
-        """A hash of the weights, architecture and tokenizer that the log-probabilities are computed with."""
+        """A hash of the weights, architecture and tokenizer with which log-probabilities are computed."""
         return self._policy.fingerprint()
 
     def follow(self, policy: Policy, mix: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Replace each weight by mix(weight, weight of the policy). Cached values are dropped, and no longer kept.
+        """Replace each weight by mix(weight, weight of the policy). Drops cached values and stops caching.
 
         Raises ConfigError for a policy with an adapter, whose reference shares its weights.
         """
@@ -161,7 +160,7 @@ class Reference:
         self.load_state_dict({name: mix(mine, theirs[name]) for name, mine in self._policy.model.named_parameters()})
 
     def state_dict(self) -> dict[str, Tensor] | None:
-        """The weights for a checkpoint; None while the reference has not moved, since the run's config then determines it."""
+        """The weights for a checkpoint; None while the reference has not moved, as the run's config then determines it."""
         return {name: weight.detach() for name, weight in self._policy.model.named_parameters()} if self._moved else None
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -176,30 +175,30 @@ class Reference:
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
     ) -> TokenStatistics:
-        """What Policy.token_statistics gives, of the reference and without a gradient."""
+        """Like Policy.token_statistics, for the reference and without a gradient."""
         with torch.no_grad(), self._turn:
             return self._policy.token_statistics(sequences, temperature=temperature, requires=requires)
 
     def token_logprobs(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
-        """What Policy.token_logprobs gives, of the reference and without a gradient."""
+        """Like Policy.token_logprobs, for the reference and without a gradient."""
         return self.token_statistics(sequences, temperature=temperature).token_logprobs
 
     def logits(self, sequences: Sequences) -> Tensor:
-        """What Policy.logits gives, of the reference and without a gradient."""
+        """Like Policy.logits, for the reference and without a gradient."""
         with torch.no_grad(), self._turn:
             return self._policy.logits(sequences)
 
     def head_input(self, sequences: Sequences) -> HeadInput:
-        """What Policy.head_input gives, of the reference and without a gradient."""
+        """Like Policy.head_input, for the reference and without a gradient."""
         with torch.no_grad(), self._turn:
             return self._policy.head_input(sequences)
 
     def pair_logprobs(
         self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS, *, comes_again: bool = False
     ) -> PairLogprobs:
-        """As Policy.pair_logprobs, with only those of `requires` that concern a reference.
+        """Like Policy.pair_logprobs, with only those of `requires` that apply to a reference.
 
-        comes_again: the same rows are asked for again later, so that their values are worth keeping.
+        comes_again: the same rows will be needed again, so their values are worth caching.
         """
         with self._turn:
             mismatched = self._policy.mismatched_logprobs(batch) if "mismatched" in requires else None
@@ -218,7 +217,7 @@ class Reference:
                 batch.source, self._policy.dtype, pairs_per_block(self._policy, batch.source)
             )
         missing = [block for block in np.unique(batch.rows // known.pairs_per_block).tolist() if not known.has_block[block]]
-        for wait in (False, True):  # blocks that another process is computing come last: they may be on disk by then
+        for wait in (False, True):  # blocks that another process is computing come last, as they may be on disk by then
             for block in [block for block in missing if not known.has_block[block]]:
                 values = self._block(known.sequences(block), wait=wait)
                 if values is not None:
@@ -226,7 +225,7 @@ class Reference:
         return known.of(batch)
 
     def _values_of_rows(self, batch: PairBatch) -> Tensor:
-        """[B, 2, T] log-probabilities of a batch, computed on the rows that the policy computes them on."""
+        """[B, 2, T] log-probabilities of a batch, computed with the same rows as the policy's."""
         kept = self._of_rows.setdefault(batch.source, {})
         name = batch.rows.tobytes()
         if name not in kept:
@@ -285,13 +284,13 @@ class Reference:
 
 
 def pairs_per_block(policy: Policy, source: TokenizedPairs) -> int:
-    """A power of two that depends on the model's size and the data's mean length alone."""
+    """The number of pairs per block: a power of two that depends only on the model's size and the data's mean length."""
     pairs = _WORK_OF_A_BLOCK / (policy.num_parameters * float(source.lengths.mean()))
     return int(2 ** np.floor(np.log2(np.clip(pairs, 1, _MOST_PAIRS))))
 
 
 class _Known:
-    """The log-probabilities of a task's pairs that are in memory, concatenated in the task's order."""
+    """The log-probabilities of a task's pairs in memory, concatenated in the task's order."""
 
     def __init__(self, source: TokenizedPairs, dtype: torch.dtype, pairs_per_block: int) -> None:
         lengths = source.sequences.learned_lengths  # [all pairs, 2]
@@ -307,7 +306,7 @@ class _Known:
         return self._all.take(range(*pairs.indices(len(self._all))))
 
     def put(self, block: int, values: Tensor) -> None:
-        """Remember [N] log-probabilities of a block."""
+        """Store [N] log-probabilities of a block in memory."""
         start = int(self._starts[block * self.pairs_per_block, 0])
         self._values[start : start + len(values)] = values
         self.has_block[block] = True
@@ -326,11 +325,11 @@ def mixed(reference: Tensor, policy: Tensor, *, policy_share: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class MovingReference(PreferenceModifier):
-    """TR-DPO: every `every_steps` steps each weight of the reference becomes a mixture of itself and the policy's.
+    """TR-DPO: every `every_steps` steps, each weight of the reference becomes a mixture of itself and the policy's weight.
 
-    Gorbatovski et al. 2024, arXiv:2404.09656. It applies to every preference loss with a reference.
+    Gorbatovski et al. 2024, arXiv:2404.09656. Applies to every preference loss with a reference.
     every_steps: steps between two updates of the reference.
-    policy_share: α, the policy's share of the mixture; 1 is the hard update of the paper, below it the soft one.
+    policy_share: α, the policy's share of the mixture; 1 is the paper's hard update, a smaller value the soft update.
     Convention: TRL's defaults are 512 steps and 0.6 (0.9 in older versions).
     """
 
@@ -352,7 +351,7 @@ class MovingReference(PreferenceModifier):
 def vocabulary_kl(policy: Policy, reference: Policy | Reference, sequences: Sequences) -> tuple[Tensor, Tensor]:
     """KL(policy || reference) over the vocabulary and the policy's entropy at each completion token, exact, in nats.
 
-    Both [P, G, T], 0 outside of the completion mask, without gradients. A few rows at a time bound the memory.
+    Both [P, G, T], 0 outside of the completion mask, detached. Computed a few rows at a time to bound memory.
     """
     mask = sequences.completion_mask
     kl, entropy = torch.zeros(mask.shape), torch.zeros(mask.shape)

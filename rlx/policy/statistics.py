@@ -1,4 +1,4 @@
-"""Statistics of the distributions that a policy gives over the vocabulary, and the inputs of a preference loss made of them.
+"""Statistics of a policy's distributions over the vocabulary, and the inputs of a preference loss made from them.
 
 Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completion tokens in the order of the completion mask,
 V vocabulary.
@@ -24,10 +24,10 @@ NO_STATISTICS: frozenset[str] = frozenset()
 class TokenStatistics:
     """Statistics of each completion token under a policy, 0 outside of the completion mask; all [P, G, T].
 
-    token_logprobs: log-probability of the token. The others are present only where they were required; they describe the
-    distribution that the token was drawn from. entropy: in nats. sum_p_squared: sum over the vocabulary of p squared.
+    token_logprobs: log-probability of the token. The others are set only if required; they describe the distribution from which
+    the token was drawn. entropy: in nats. sum_p_squared: sum over the vocabulary of p squared.
     kl_to_reference: KL(policy || reference), kl_from_reference: KL(reference || policy), over the vocabulary.
-    values: the return that the value head expects before the token is chosen.
+    values: the return that the value head predicts before the token is chosen.
     """
 
     token_logprobs: Tensor
@@ -41,7 +41,7 @@ class TokenStatistics:
 def statistics_of(
     logprobs: Tensor, targets: Tensor, mask: Tensor, *, names: Iterable[str], reference: Tensor | None = None
 ) -> TokenStatistics:
-    """The statistics `names` of distributions logprobs [N, V] over tokens targets [N] that lie where mask [P, G, T] holds.
+    """The statistics `names` of distributions logprobs [N, V] and tokens targets [N], at the N true positions of mask [P, G, T].
 
     reference: [N, V] log-probabilities, for the KLs.
     """
@@ -61,7 +61,7 @@ def distribution_statistics(logprobs: Tensor, names: Iterable[str], *, reference
 
 
 def unflatten(values: Tensor, mask: Tensor) -> Tensor:
-    """[P, G, T] with values [N] where mask holds, else 0."""
+    """[P, G, T] with values [N] where mask is true, else 0."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
@@ -80,7 +80,7 @@ def pair_logprobs_of(
 ) -> PairLogprobs:
     """Token statistics [B, 2, T] of the sequences of `batch` as the inputs of a preference loss.
 
-    requires: the optional inputs that the loss names. mismatched: [B, 2], see PairLogprobs.
+    requires: the optional inputs that the loss needs. mismatched: [B, 2], see PairLogprobs.
     """
     values, device = statistics.token_logprobs, statistics.token_logprobs.device
     mask = batch.sequences.completion_mask.to(device)

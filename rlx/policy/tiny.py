@@ -1,4 +1,4 @@
-"""The embedded policy: a Llama of under 1 M parameters that reads and writes single characters."""
+"""The embedded policy: a Llama with fewer than 1 M parameters that reads and writes single characters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_tiny(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     adapter: Lora | None = None,
 ) -> Policy:
-    """The checkpoint that comes with rlx, in float32. adapter: trained in place of the weights."""
+    """The checkpoint that ships with rlx, in float32. adapter: trained instead of the weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from rlx.policy.files import quiet
@@ -64,7 +64,7 @@ def build_tiny(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     adapter: Lora | None = None,
 ) -> Policy:
-    """The same architecture with random weights, which `seed` decides. adapter: trained in place of them."""
+    """The same architecture with random weights, determined by `seed`. adapter: trained instead of them."""
     shape = dict(zip(SHAPE, (seed, hidden_size, intermediate_size, num_layers, num_heads, max_positions), strict=True))
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -96,7 +96,7 @@ def build_tiny(
 
 
 def _require_memory(num_parameters: int) -> None:
-    """Refuse weights in float32 that are larger than this machine's memory, where it tells."""
+    """Raise an error if the float32 weights exceed this machine's memory, if that is known."""
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else 0
     if 0 < memory < 4 * num_parameters:
@@ -131,7 +131,7 @@ def save_tiny(policy: Policy, directory: Path) -> None:
 
 
 def _initialise(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """As GPT-2's: matrices normal with deviation 0.02, those that write to the residual stream smaller by depth; gains 1."""
+    """Initialise as GPT-2: normal matrices, deviation 0.02, smaller by depth if they write to the residual stream; gains 1."""
     layers = sum(name.endswith("down_proj.weight") for name, _ in model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():

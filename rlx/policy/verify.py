@@ -1,6 +1,6 @@
-"""Which forward pass a model can be trusted with: compared with plain rows on the model itself when it is loaded.
+"""Chooses the forward pass that is correct for a model, by comparing with plain rows on the model itself when it is loaded.
 
-Some architectures ignore a 4-D mask or the positions silently (sliding windows); others refuse them (ALiBi, recurrent ones).
+Some architectures ignore a 4-D mask or the positions silently (sliding windows); others refuse them (ALiBi, recurrent models).
 Dimensions: N completion tokens, V vocabulary.
 """
 
@@ -22,8 +22,8 @@ from rlx.seeding import Stream
 
 TOLERANCE = 1e-4
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "attention_window")
-_SHORT = 24  # tokens of a prompt that tries everything but windows
-_MOST_WORK = 1e12  # weights times tokens of a comparison beyond a window: a minute or so of a CPU
+_SHORT = 24  # tokens of a prompt that tests everything except windows
+_MOST_WORK = 1e12  # weights times tokens of a comparison beyond a window: about a minute on a CPU
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ForwardChoice:
 
     gathers_before_head: the head runs on the positions that predict completion tokens, not on all. linear_head: the
     logits are the output of a linear layer, and may be computed in pieces. shared_prefix: the completions of a prompt go through
-    the model in one row. branched: such rows may attend branch by branch. notes: what was turned off, why.
+    the model in one row. branched: such rows may attend branch by branch. notes: what was turned off, and why.
     """
 
     gathers_before_head: bool = False
@@ -42,7 +42,7 @@ class ForwardChoice:
     notes: tuple[str, ...] = ()
 
     def with_plain_rows(self, reason: str = "") -> ForwardChoice:
-        """The same with one row for each completion; a reason is noted."""
+        """The same choice with one row per completion; a reason is added to the notes."""
         added = (f"each completion is computed with its own copy of the prompt (slower): {reason}",) if reason else ()
         return replace(self, shared_prefix=False, branched=False, notes=self.notes + added)
 
@@ -51,9 +51,9 @@ def choose_forward(model: Any, *, name: str, num_tokens: int, wanted: bool | Non
     """The fastest forward pass whose logits equal those of plain rows, compared in float32 (float64 if the model is).
 
     name: of the model, for messages; num_tokens: of its tokenizer's vocabulary.
-    wanted: False for plain rows; None for shared-prefix rows where they equal plain rows; True for the same, but without a
-    comparison beyond a window where that would take minutes.
-    Raises ConfigError for a model with non-finite logits, with too few positions, or that is not causal.
+    wanted: False for plain rows; None for shared-prefix rows if they equal plain rows; True for the same, but without the
+    comparison beyond a window if that would take minutes.
+    Raises ConfigError for a model with non-finite logits or too few positions, or one that is not causal.
     """
     dtype = next(model.parameters()).dtype
     half = dtype not in (torch.float32, torch.float64)
@@ -102,12 +102,12 @@ class _Comparison:
         return ForwardChoice(gathers_before_head=True, linear_head=linear)
 
     def _is_head_output(self, plain: Layout, truth: Tensor) -> bool:
-        """Whether the logits are what the head returns: some models scale or cap them afterwards."""
+        """Whether the logits are the head's output unchanged: some models scale or cap them afterwards."""
         found = head_input(self.model, plain).logits(slice(None))
         return found.shape == truth.shape and float((found - truth).abs().max()) <= TOLERANCE * min(1.0, float(truth.std()))
 
     def _rows(self, choice: ForwardChoice, probe: Sequences, truth: Tensor) -> ForwardChoice:
-        """`choice` without shared-prefix rows, or without attention branch by branch, where these do not give `truth`."""
+        """`choice` without shared-prefix rows, or without branch-by-branch attention, if those do not give `truth`."""
         one_row = np.zeros(len(probe), dtype=np.int64)
         reason = self._difference(choice, shared_prefix_rows(probe, rows_of=one_row), truth)
         if reason:
@@ -134,7 +134,7 @@ class _Comparison:
         )
 
     def _require_causal(self, plain: Layout, truth: Tensor) -> None:
-        """Refuse a model whose predictions change with the tokens that they predict."""
+        """Raise ConfigError for a model whose predictions depend on the tokens that they predict."""
         first_ones = slice(0, 1)
         tokens = plain.tokens.clone()
         tokens.view(-1)[plain.predictors[first_ones] + 1] += 1
@@ -144,16 +144,16 @@ class _Comparison:
             raise ConfigError(f"{self.name} sees the tokens that it is to predict: it is not a causal language model")
 
     def _difference(self, choice: ForwardChoice, layout: Layout, truth: Tensor) -> str:
-        """Why the logits of `layout` cannot take the place of `truth` [N, V]; empty if they can."""
+        """Why the logits of `layout` cannot replace `truth` [N, V]; "" if they can."""
         try:
             values = completion_logits(self.model, self._on_device(layout), gathers_before_head=choice.gathers_before_head)
-        except Exception as error:  # whatever a model raises on inputs that it does not support means the same
+        except Exception as error:  # any exception means that the model does not support these inputs
             message = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"the model refuses the short cut ({message[:120]})"
         if values.shape != truth.shape:
             return f"logits come out as {tuple(values.shape)} instead of {tuple(truth.shape)}"
-        # A common offset does not change the softmax; and where a freshly initialised model predicts nearly the same for all
-        # tokens, differences count in proportion.
+        # A common offset does not change the softmax; and for a freshly initialised model that predicts nearly the same for all
+        # tokens, differences are relative.
         truth, values = truth - truth.mean(-1, keepdim=True), values - values.mean(-1, keepdim=True)
         gap = float((values - truth).abs().max())
         return "" if gap <= TOLERANCE * min(1.0, float(truth.std())) else f"logits differ by {gap:.2g}"
