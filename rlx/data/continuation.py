@@ -1,7 +1,7 @@
-"""What stands between two turns of the assistant in a conversation that goes on: the tokens of what others say.
+"""The tokens between two turns of the assistant in a running conversation: the messages of the user, environment or tools.
 
-The turns that a policy has sampled stay as they were sampled: they are never written or tokenised again. Only what comes after
-one is made here, as the chat template writes it after an answer.
+Turns that a policy sampled keep their sampled tokens: they are never rendered or tokenised again. Only the text that follows a
+turn is created here, as the chat template writes it after an answer.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rlx.data.tokens import TextEncoder
     from rlx.task.base import Message, Text
 
-_ANSWER, _CALL = "rlxprobeanswer", "rlxprobecall"  # what the assistant is taken to have said, and the tool that it called
-_SPELLED = "rlxprobespelled"  # in place of a special token that the words of others spell
+_ANSWER, _CALL = "rlxprobeanswer", "rlxprobecall"  # placeholders for the assistant's answer, and for the tool that it called
+_SPELLED = "rlxprobespelled"  # placeholder for a special token spelled in the messages of others
 _CALL_ID = "rlx000001"  # nine letters and digits, as Mistral's template demands
 
 
@@ -35,16 +35,16 @@ def encode_continuation(
     ended: bool,
     remarks: set[str] | None = None,
 ) -> Tokens:
-    """int64 [T]: what follows a turn of the assistant, up to where its next turn begins.
+    """int64 [T]: the tokens from the end of an assistant's turn to the beginning of its next turn.
 
-    Where `said` spells a special token, that is plain text: only the template's own special tokens are control tokens. A text in
-    a conversation whose opening was rendered by the template already is taken as rendered too, and read as it is written.
-    opening: the conversation up to its first turn. so_far: all messages after it, the assistant's last turn the last of them.
-    said: what others say now; a text is one user message, or plain text in a conversation of plain text.
-    ended: whether the turn ended with a token that ends generation, so that none is to be put after it.
-    remarks: "special_plain" is added to it where `said` spells special tokens that became plain text, and "special_text" where
-    they became control tokens, because the tokenizer or the template does not let the two be told apart; "words_unseen" or
-    "results_unseen" where the template leaves out messages.
+    A special token spelled in `said` is read as plain text: only the template's own special tokens are control tokens. If the
+    opening was already rendered by the template, a text in `said` counts as rendered too, and is read as written.
+    opening: the conversation up to the first turn. so_far: all messages after it, ending with the assistant's last turn.
+    said: the new messages of others; a text is one user message, or plain text in a plain-text conversation.
+    ended: whether the turn ended with an end-of-generation token, so that none must be added.
+    remarks: a set that receives "special_plain" if special tokens spelled in `said` became plain text, "special_text" if they
+    became control tokens because the tokenizer or template cannot distinguish them, and "words_unseen" or "results_unseen" if
+    the template leaves out messages.
     Raises DataError if the chat template refuses the messages, and for messages in a conversation of plain text.
     """
     messages = encoder._messages(opening)
@@ -74,7 +74,7 @@ def encode_continuation(
 
 
 def _encode(encoder: TextEncoder, pieces: Sequence[Piece], end_text: str, remarks: set[str] | None, *, ended: bool) -> Tokens:
-    """The tokens of an end of a turn and the text after it; where the turn `ended`, without that end."""
+    """The tokens of a turn's end and the text after it; without the end if the turn `ended` already."""
     kinds = {kind for _, kind in pieces}
     tokens = None
     if kinds == {True, False}:
@@ -88,7 +88,7 @@ def _encode(encoder: TextEncoder, pieces: Sequence[Piece], end_text: str, remark
 
 
 def _pieces(encoder: TextEncoder, said: str) -> list[Piece]:
-    """The words of others, and apart the special tokens that they spell."""
+    """Split the messages of others into ordinary text and spelled special tokens."""
     parts = re.split(f"({encoder.control_tokens.pattern.pattern})", said)
     return [(part, place % 2 == 0) for place, part in enumerate(parts)]
 
@@ -96,11 +96,10 @@ def _pieces(encoder: TextEncoder, said: str) -> list[Piece]:
 def _turn_pieces(
     encoder: TextEncoder, before: Sequence[Message], following: Sequence[Message], tools: Sequence[Any], *, calls: bool
 ) -> tuple[list[Piece], str]:
-    """What the template writes after the end of an answer, and that end itself ("" if it writes none).
+    """The text that the template writes after an answer's end, in pieces, and that end ("" if there is none).
 
-    The special tokens that the words of others spell are pieces of their own, not meant as control tokens. They are found by
-    rendering the conversation with other words in their place; where that does not give the same text, all of it is one piece
-    that is not known to be free of them.
+    Special tokens spelled in the messages of others are separate pieces, not control tokens. They are located by rendering the
+    conversation with placeholders instead; if that does not give the same text, all of it is one piece that may contain them.
     """
     spelled: list[str] = []
 
@@ -122,7 +121,7 @@ def _turn_pieces(
 
 
 def _whole(encoder: TextEncoder, before: Sequence[Message], following: Sequence[Message], tools: Sequence[Any]) -> str:
-    """The conversation with an answer of the assistant and what others say after it, up to the next answer."""
+    """The rendered conversation with an assistant's answer and the messages after it, up to the next answer."""
     answer: dict[str, Any] = {"role": "assistant", "content": _ANSWER}
     return encoder.template.render(_with_calls((*before, answer, *following)), tools, opens=True)
 
@@ -130,7 +129,7 @@ def _whole(encoder: TextEncoder, before: Sequence[Message], following: Sequence[
 def _after_answer(
     encoder: TextEncoder, before: Sequence[Message], following: Sequence[Message], tools: Sequence[Any], *, calls: bool
 ) -> tuple[str, str]:
-    """What the template writes after the end of an answer, up to the next one, and that end itself ("" if it writes none)."""
+    """The text that the template writes between an answer's end and the next answer, and that end ("" if there is none)."""
     whole = _whole(encoder, before, following, tools)
     place = max(whole.rfind(name) + len(name) if name in whole else -1 for name in (_ANSWER, _CALL))
     if place < 0:
@@ -148,7 +147,7 @@ def _after_answer(
 
 
 def _with_calls(messages: Sequence[Message]) -> list[Message]:
-    """The messages, where an assistant's turn that a tool answers has a call of it; templates demand one."""
+    """The messages, with a tool call added to each assistant's turn that a tool answers, as templates require one."""
     call = {"id": _CALL_ID, "type": "function", "function": {"name": _CALL, "arguments": {}}}
     found: list[Message] = []
     for message, after in zip(messages, [*messages[1:], {}], strict=True):

@@ -1,4 +1,4 @@
-"""Tokenises text in which only the template's special tokens are control tokens, and the words of others stay plain text."""
+"""Tokenises text in which only the template's special tokens are control tokens; those in messages are plain text."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tokenizers import AddedToken, Tokenizer
 from rlx.data.sequences import Tokens
 from rlx.data.turns import special_pattern
 
-Piece = tuple[str, bool]  # a text, and whether special tokens that it spells are control tokens
+Piece = tuple[str, bool]  # a text, and whether special tokens spelled in it are control tokens
 
 
 class ControlTokens:
-    """Encodes texts of which a part may spell special tokens without meaning them.
+    """Encodes texts in which some spelled special tokens are not meant as control tokens.
 
-    A copy of the tokenizer knows each special token under a second name that no text spells. The special tokens that are meant
-    are written with that name, and the copy reads every other spelling as plain text. So each word has the tokens that it has
-    between control tokens, whatever the tokenizer normalises, prefixes or merges.
+    A copy of the tokenizer knows each special token by a second name that occurs in no text. Real control tokens are written with
+    that name, and the copy reads every other spelling as plain text. So each word gets the tokens that it has between control
+    tokens, whatever the tokenizer normalises, prefixes or merges.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -29,13 +29,13 @@ class ControlTokens:
 
     @cached_property
     def _special(self) -> dict[str, tuple[int, AddedToken]]:
-        """The text of a special token -> its number and its properties."""
+        """The text of a special token -> its id and its properties."""
         added = getattr(self._tokenizer, "added_tokens_decoder", {})
         return {token.content: (number, token) for number, token in added.items() if token.special}
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Finds the texts of special tokens."""
+        """A pattern that finds the texts of special tokens."""
         return special_pattern(self._special)
 
     @cached_property
@@ -44,7 +44,7 @@ class ControlTokens:
 
     @cached_property
     def _copy(self) -> tuple[Tokenizer, dict[int, int]]:
-        """The copy, and the number of a second name -> the number of the special token."""
+        """The copy, and the id of each second name -> the id of the special token."""
         copy = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
         copy.no_padding()
         copy.no_truncation()
@@ -60,10 +60,10 @@ class ControlTokens:
         return copy, numbers
 
     def encode(self, pieces: Sequence[Piece], *, after: int = 0) -> Tokens | None:
-        """int64 [T], the tokens of the joined pieces after the first `after` of them, without those that a tokenizer adds.
+        """int64 [T], the tokens of the joined pieces, from piece `after` on, without tokens that the tokenizer adds.
 
-        None if this tokenizer cannot tell the two readings of a text apart: it is not a fast one, or its vocabulary has the
-        spelling of a special token as an ordinary token too.
+        None if this tokenizer cannot distinguish the two readings: it is not a fast tokenizer, or its vocabulary also has the
+        spelling of a special token as an ordinary token.
         """
         if not self._tokenizer.is_fast or any("\ue000" in text for text, _ in pieces):
             return None

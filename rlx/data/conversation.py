@@ -1,8 +1,8 @@
-"""Conversations to text: what generation sees, what the assistant writes after it, and which of it others wrote.
+"""Renders conversations to text: the prompt, the assistant's turns after it, and the context between them.
 
-One rule: a completion is what the assistant would have generated after the prompt, and ends where generation would end. So the
-prompt is the text that sampling continues, each assistant's turn begins where sampling would have begun it, and it ends with the
-first token at which sampling ends. Everything between two such turns (a user's question, a tool's result) is context.
+The rule: a completion is what the assistant would have generated after the prompt, and ends where generation would end. So the
+prompt is the text that sampling continues, each assistant's turn begins where sampling would have started it, and ends with the
+first token that ends sampling. Everything between two such turns (a user's question, a tool's result) is context.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _BEGINS_REASONING = re.compile(r"\s*<(think|thinking|reasoning)>")
 class Written:
     """An example as text.
 
-    text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of what the assistant writes.
-    closed: whether the last turn ends with a token that ends generation; else one belongs after it. remarks: keys of REMARKS (see
-    rlx.data.remarks), of what differs from the data. refused: a key of REFUSED and what was said; empty of a safe example.
-    apart: the completion must not merge with the prompt: it begins with words that are not of the data, or where the prompt cuts
-    them, or a token would have text of both.
+    text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of the assistant's turns.
+    closed: whether the last turn ends with an end-of-generation token; else one must be added. remarks: keys of REMARKS (see
+    rlx.data.remarks), differences from the data. refused: a key of REFUSED and a detail; empty for a safe example.
+    apart: the completion must not merge with the prompt: it begins with text that is not in the data, or within a word that the
+    prompt cuts, or one token would span both.
     """
 
     text: str = ""
@@ -59,13 +59,13 @@ class Written:
 
 
 def _opened(prompt: str) -> str:
-    """The mark with which a prompt opens reasoning at its end; empty if it opens none."""
+    """The mark with which a prompt opens reasoning at its end; "" if there is none."""
     found = _OPENS_REASONING.search(prompt)
     return f"<{found[1]}>" if found else ""
 
 
 def write_plain(prompt: str, completion: str) -> Written:
-    """An example of plain text, as one text with no turns."""
+    """An example of plain text, as one text without turns."""
     opened = _opened(prompt)
     remarks = frozenset({"unclosed"} if opened and opened.replace("<", "</") not in completion else ())
     return Written(f"{prompt}{completion}", len(prompt), remarks=remarks, refused=refused_transcript(prompt, completion))
@@ -78,20 +78,20 @@ def _is_unclosed(content: str) -> bool:
 
 
 def _closes_before(content: str, said: str) -> bool:
-    """Whether the template has written a closed reasoning of its own before an answer that is reasoning itself."""
+    """Whether the template has added a closed reasoning block before an answer that itself contains reasoning."""
     return _is_unclosed(content) and not _is_unclosed(said)
 
 
 def _last_answer(messages: Sequence[Message]) -> int:
-    """How many messages there are up to the last one that is learned; 0 without one."""
+    """The number of messages up to the last learned one; 0 without one."""
     return max((place for place, message in enumerate(messages, start=1) if is_learned(message)), default=0)
 
 
 @dataclass(frozen=True)
 class ChatTemplate(TemplateRenderer):
-    """Writes examples by a chat template.
+    """Renders examples with a chat template.
 
-    ends: the texts of the tokens that end generation; turn_end: the one that the template closes an answer with.
+    ends: the texts of the end-of-generation tokens; turn_end: the one with which the template closes an answer.
     special: the texts of all special tokens.
     """
 
@@ -100,7 +100,7 @@ class ChatTemplate(TemplateRenderer):
     special: tuple[str, ...] = ()
 
     def written_call(self, name: str, arguments: Mapping[str, Any], tools: Sequence[Any]) -> str:
-        """How an answer that consists of a call of a tool is written; empty if the template refuses one or leaves it out."""
+        """The rendered form of an answer that is a tool call; "" if the template refuses it or leaves it out."""
         asked = ({"role": "user", "content": "?"},)
         call = {"id": "rlxprobe1", "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
         try:
@@ -115,33 +115,33 @@ class ChatTemplate(TemplateRenderer):
         return whole[len(opening) : end].removesuffix(closing)
 
     def ignores_tools(self, messages: Sequence[Message], tools: Sequence[Any], opening: str) -> bool:
-        """Whether the tools change nothing about the prompt."""
+        """Whether the tools do not change the prompt."""
         return bool(tools) and self.opening(messages) == opening
 
     def ignores_calls(self, messages: Sequence[Message], tools: Sequence[Any], opening: str) -> bool:
-        """Whether calls of tools in a prompt change nothing about it."""
+        """Whether tool calls in a prompt do not change it."""
         called = [place for place, message in enumerate(messages) if message.get("tool_calls")]
         return any(self._renders_without_calls(messages, place, tools, opening, self.opening) for place in called)
 
     def _renders_without_calls(
         self, turns: Sequence[Message], place: int, tools: Sequence[Any], text: str, render: Callable[..., str]
     ) -> bool:
-        """Whether the turns are written as `text` without the calls at a place too."""
+        """Whether the turns are rendered as `text` even without the calls at a place."""
         without = {"content": "", **{name: value for name, value in turns[place].items() if name != "tool_calls"}}
         try:
             return render((*turns[:place], without, *turns[place + 1 :]), tools) == text
-        except UnsafeExampleError:  # the template asks for a call before a tool's result, so it reads calls
+        except UnsafeExampleError:  # the template requires a call before a tool's result, so it reads calls
             return False
 
     def write(self, messages: Sequence[Message], answer: Sequence[Message], tools: Sequence[Any] = ()) -> Written:
-        """Write a conversation as text: its prompt and its completion, or why they cannot be told apart safely."""
+        """Render a conversation as prompt and completion, or give the reason why they cannot be separated safely."""
         try:
             return self._write(tuple(messages), tuple(answer), tools, self.opening(messages, tools))
         except UnsafeExampleError as error:
             return Written(refused=(error.reason, error.said))
 
     def write_all(self, examples: Sequence[tuple[Sequence[Message], Sequence[Message], Sequence[Any]]]) -> list[Written]:
-        """As `write` of each (messages, answer, tools); what most of them need of the template is rendered together."""
+        """Like `write` for each (messages, answer, tools), rendering the common parts of many examples together."""
         try:
             self._render_ahead(
                 [
@@ -169,7 +169,7 @@ class ChatTemplate(TemplateRenderer):
             begins, turns = begins - 1, (*messages[:-1], joined(messages[-1], answer[0]), *answer[1:last])
         places = [place for place in range(begins, len(turns)) if is_learned(turns[place])]
         whole, marks = self._rendered(turns, tools, opens=False, continues=False, marked=self.marks_generation)
-        if not answers_at_once:  # others speak first, or an answer that is not learned: they are context
+        if not answers_at_once:  # messages of others, or answers that are not learned, come first: they are context
             opening = self._without_last_end(self.render(messages, tools), whole)
         for place in places:
             self._require_calls(turns, place, tools, whole)
@@ -190,7 +190,7 @@ class ChatTemplate(TemplateRenderer):
         return self._by_prefixes(turns, own, tools, whole, opening, remarks, answers_at_once=answers_at_once)
 
     def _without_last_end(self, text: str, whole: str) -> str:
-        """The beginning of a conversation without the token that a template like Phi 3's writes after any last message."""
+        """A conversation's beginning without the token that templates like Phi 3's write after any last message."""
         if whole.startswith(text):
             return text
         return next((shorter for end in self.ends if whole.startswith(shorter := text.removesuffix(end))), text)
@@ -198,7 +198,7 @@ class ChatTemplate(TemplateRenderer):
     def _learned_marks(
         self, marks: list[tuple[int, int]], turns: tuple[Message, ...], begins: int, tools: Sequence[Any], whole: str
     ) -> list[tuple[int, int]]:
-        """The marks without those of the answers that are not learned."""
+        """The marks without those of answers that are not learned."""
         for place in range(begins, len(turns)):
             if turns[place].get("role") == "assistant" and not is_learned(turns[place]):
                 before, after = self.render(turns[:place], tools), self.render(turns[: place + 1], tools)
@@ -208,7 +208,7 @@ class ChatTemplate(TemplateRenderer):
         return marks
 
     def _marked(self, whole: str, opening: str, spans: list[tuple[int, int]], remarks: set[str]) -> Written:
-        """The turns that the template marks itself, each with the end that may stand just after its mark."""
+        """The turns that the template itself marks, each with the end token that may follow its mark."""
         if not spans:
             raise UnsafeExampleError("no_answer")
         turns, closed = [], False
@@ -231,9 +231,9 @@ class ChatTemplate(TemplateRenderer):
         *,
         answers_at_once: bool,
     ) -> Written:
-        """A turn begins where the conversation before it, with an answer opened, ends: that text must begin the whole.
+        """Locate turns: each begins where the conversation before it, with an answer opened, ends; that text must be a prefix.
 
-        own: place -> the assistant's message there, without what the prompt has of it.
+        own: place -> the assistant's message there, without the part that the prompt contains.
         """
         spans: list[tuple[int, int]] = []
         closed, places = False, list(own)
@@ -270,9 +270,9 @@ class ChatTemplate(TemplateRenderer):
         return Written(whole, len(opening), tuple(spans), closed, frozenset(remarks))
 
     def _end_of_turn(self, whole: str, alone: str, begin: int, *, is_last: bool) -> tuple[int, bool]:
-        """Where the turn that begins there ends in the whole, and whether a token that ends generation closes it.
+        """Where the turn that begins at `begin` ends in the whole, and whether an end-of-generation token closes it.
 
-        alone: the conversation as far as this turn.
+        alone: the conversation up to this turn.
         """
         end = self._first_end(whole, begin)
         most = len(alone) if whole.startswith(alone) else len(whole)
@@ -283,22 +283,22 @@ class ChatTemplate(TemplateRenderer):
         return len(whole[:most].rstrip()), False
 
     def _first_end(self, text: str, begin: int) -> int | None:
-        """Where the first token that ends generation stops; None without one."""
+        """The position after the first end-of-generation token; None without one."""
         found = [(place, place + len(end)) for end in self.ends if (place := text.find(end, begin)) >= 0]
         return min(found)[1] if found else None
 
     def _goes_on(self, content: str) -> bool:
-        """Whether a message has words after a token that ends generation."""
+        """Whether a message has text after an end-of-generation token."""
         end = self._first_end(content, 0)
         return end is not None and bool(content[end:].strip())
 
     def _until_end(self, message: Message) -> Message:
-        """The message with its content as far as the first token that ends generation."""
+        """The message with its content cut after the first end-of-generation token."""
         end = self._first_end(content_of(message), 0)
         return message if end is None else {**message, "content": content_of(message)[:end]}
 
     def altered(self, messages: Sequence[Message]) -> set[str]:
-        """The remarks on messages that are not written, or not read, as they stand."""
+        """The remarks on messages that are not rendered, or not tokenised, exactly as given."""
         found = set()
         if self._special.search("\n".join(content_of(message) for message in messages if not is_learned(message))):
             found.add("special_text")
@@ -310,35 +310,35 @@ class ChatTemplate(TemplateRenderer):
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        """What the tokenizer reads as special tokens."""
+        """A pattern of the texts that the tokenizer reads as special tokens."""
         return special_pattern(self.special)
 
     def _require_same(self, message: Message, said: str, alone: str, begin: int) -> None:
-        """Refuse an earlier turn that stands in the whole otherwise than it was generated, an empty reasoning block apart."""
+        """Refuse an earlier turn that is rendered differently than it was generated, except for an empty reasoning block."""
         end = self._first_end(alone, begin)
         generated = alone[begin : len(alone.rstrip()) if end is None else end]
         if said != generated and not (generated.endswith(said) and not reasoning_of(message) and not loses(message, said)):
             raise UnsafeExampleError("rewrites")
 
     def _require_calls(self, turns: tuple[Message, ...], place: int, tools: Sequence[Any], whole: str) -> None:
-        """Refuse calls of tools that the template does not write."""
+        """Refuse tool calls that the template does not render."""
         if not turns[place].get("tool_calls"):
             return
         if self._renders_without_calls(turns, place, tools, whole, self.render):
             raise UnsafeExampleError("tool_calls")
 
     def _writable(self, message: Message, before: str) -> bool:
-        """Whether what the template leaves out of an answer can be written after the prompt as it stands."""
+        """Whether the parts of an answer that the template leaves out can be written unchanged after the prompt."""
         return not message.get("tool_calls") and (not field_reasoning(message) or self._knows_reasoning(before))
 
     def _knows_reasoning(self, before: str) -> bool:
         return bool(_OPENS_REASONING.search(before)) or "</think>" in self.source()
 
     def _as_it_stands(self, message: Message, before: str, remarks: set[str], *, continues: bool) -> Written:
-        """The answer as the data has it after the prompt, where the template would leave some of it out.
+        """The answer as in the data, for answers of which the template would leave something out.
 
-        An answer without reasoning after a prompt that opens it gets an empty reasoning, which is what would be generated
-        before it. continues: the prompt ends with words of the data, which the answer continues as it is.
+        An answer without reasoning after a prompt that opens reasoning gets an empty reasoning block, as generation would have
+        written. continues: the prompt ends with words of the data, which the answer continues unchanged.
         """
         if message.get("tool_calls"):
             raise UnsafeExampleError("rewrites")

@@ -1,10 +1,10 @@
-"""How sequences lie in the rows of a forward pass, and which position predicts which completion token.
+"""How sequences are arranged in the rows of a forward pass, and which position predicts which completion token.
 
-This is the only module that aligns predictions with tokens. The last token of a completion predicts nothing, so no row contains
-it, which makes short completions considerably cheaper.
+This is the only module that aligns predictions with tokens. The last token of a completion predicts nothing, so rows leave it
+out, which makes short completions considerably cheaper.
 
 Dimensions: P prompts, G completions of a prompt, B rows of the forward, T tokens of a row, N learned completion tokens in the
-order of `Sequences.completion_mask`. A completion token that is not learned is read like any other; nothing predicts it.
+order of `Sequences.completion_mask`. A completion token that is not learned is an input like any other, but is not predicted.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch import Tensor
 
 from rlx.data.sequences import Sequences
 
-ROUNDING = 3  # raised whenever a change of the rows changes the last bits of what is computed from them
+ROUNDING = 3  # increased whenever a change of the rows changes the last bits of results computed from them
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Where the trunks and branches of shared-prefix rows lie in their row, for attention branch by branch.
+    """The positions of the trunks and branches of shared-prefix rows in their row, for attention branch by branch.
 
-    Shorter ones are padded with the place of the first token of the prompt.
+    Shorter ones are padded with the position of the prompt's first token.
 
     trunks: int64 [P, A]; branches: int64 [P, G, R].
-    back: int64 [T], where each token of the row lies among the trunks and then the branches, both flattened.
-    visible: bool [P, R, A + R], or [1, R, A + R] where it is the same for all: which keys, of the trunk and then of the branch
-    itself, a token of a branch sees.
+    back: int64 [T], the index of each token of the row in the flattened trunks followed by the flattened branches.
+    visible: bool [P, R, A + R], or [1, R, A + R] if the same for all: which keys, of the trunk and then of the branch itself, a
+    token of a branch attends to.
     """
 
     trunks: Tensor
@@ -41,7 +41,7 @@ class Segments:
 
     @staticmethod
     def of(lengths: np.ndarray, starts: np.ndarray) -> Segments:
-        """From the lengths of each trunk and its branches, int64 [P, 1 + G], and where each trunk begins, [P]."""
+        """Build it from the lengths of each trunk and its branches, int64 [P, 1 + G], and the start of each trunk, [P]."""
         begins = starts[:, None] + np.cumsum(lengths, axis=1) - lengths
         num_prompts, group_size = len(lengths), lengths.shape[1] - 1
         longest, rest = int(lengths[:, 0].max()), int(lengths[:, 1:].max())
@@ -49,7 +49,7 @@ class Segments:
         branches = _branch_places(begins[:, 1:], lengths[:, 1:], rest, starts[:, None])
         counts = lengths.reshape(-1)
         step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        first = np.empty_like(lengths)  # of each segment, among the flattened ones
+        first = np.empty_like(lengths)  # start of each segment among the flattened ones
         first[:, 0] = np.arange(num_prompts) * longest
         first[:, 1:] = num_prompts * longest + np.arange(num_prompts * group_size).reshape(num_prompts, -1) * rest
         back = np.repeat(first.reshape(-1), counts) + step
@@ -61,12 +61,12 @@ class Segments:
         return Segments(*(torch.from_numpy(array) for array in (trunks, branches, back, visible)))
 
     def to(self, device: torch.device) -> Segments:
-        """The same layout with its tensors on `device`."""
+        """The same segments with their tensors on `device`."""
         return Segments(self.trunks.to(device), self.branches.to(device), self.back.to(device), self.visible.to(device))
 
 
 def _branch_places(begins: np.ndarray, lengths: np.ndarray, longest: int, otherwise: np.ndarray) -> np.ndarray:
-    """[..., longest] the places of segments, with `otherwise` in the padding."""
+    """[..., longest] the positions of segments, padded with `otherwise`."""
     steps = np.arange(longest)
     return np.where(steps < lengths[..., None], begins[..., None] + steps, otherwise[..., None])
 
@@ -78,8 +78,8 @@ class Layout:
     tokens: int64 [B, T], 0 in the padding.
     predictors: int64 [N], the flat index into [B * T] of the position whose logits predict each completion token.
     targets: int64 [N], the completion tokens.
-    positions: int64 [B, T] for the shared-prefix layout, with attention_mask: bool [B, 1, T, T] (True = may see), or segments,
-    for attention branch by branch within one row; None for plain rows: right padding of a causal model needs neither.
+    positions: int64 [B, T] for the shared-prefix layout, with attention_mask: bool [B, 1, T, T] (True = may attend), or segments,
+    for attention branch by branch within one row; None for plain rows, as a right-padded causal model needs neither.
     """
 
     tokens: Tensor
@@ -114,12 +114,12 @@ def plain_rows(sequences: Sequences) -> Layout:
 
 
 def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = None, branched: bool = False) -> Layout:
-    """Each prompt once, [B, T]: `[trunk | rest of completion 1 | ... | rest of completion G]`, several prompts to a row.
+    """Each prompt once, [B, T]: `[trunk | rest of completion 1 | ... | rest of completion G]`, several prompts per row.
 
-    The trunk is the prompt with what all its completions begin with. The rest of a completion, without its last token, sees the
-    trunk and itself, and its positions follow the trunk's. Padding attends to padding only (a query without any key gives NaN
-    in some attention kernels).
-    rows_of: int64 [P], the row of each prompt; None gives each prompt a row of its own.
+    The trunk is the prompt plus the common prefix of its completions. The rest of a completion, without its last token, attends
+    to the trunk and itself, and its positions follow the trunk's. Padding attends only to padding (a query without any key gives
+    NaN in some attention kernels).
+    rows_of: int64 [P], the row of each prompt; None: one row per prompt.
     branched: all in one row, with segments instead of a mask.
     """
     rows_of = np.zeros(len(sequences), dtype=np.int64) if branched else rows_of
@@ -159,7 +159,7 @@ def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = Non
 
 
 def shared_beginnings(sequences: Sequences) -> np.ndarray:
-    """int64 [P], how many leading tokens all completions of a prompt have in common; 0 where there is only one completion."""
+    """int64 [P], the number of leading tokens shared by all completions of a prompt; 0 with only one completion."""
     if sequences.group_size < 2:
         return np.zeros(len(sequences), dtype=np.int64)
     tokens, mask = sequences.completion_tokens.numpy(), sequences.token_mask.numpy()
@@ -169,7 +169,7 @@ def shared_beginnings(sequences: Sequences) -> np.ndarray:
 
 
 def rests_of(lengths: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """int64 [P, G], how many tokens of each completion follow the trunk in the row."""
+    """int64 [P, G], the number of tokens of each completion that follow the trunk in the row."""
     rests: np.ndarray = np.maximum(lengths - common[:, None] - 1, 0)
     return rests
 
@@ -183,7 +183,7 @@ def _trunks_and_rests(sequences: Sequences, common: np.ndarray) -> np.ndarray:
 
 
 def _visible(flat: np.ndarray, branch: np.ndarray, trunk: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    """bool [B, 1, T, T], whether a query attends to a key, from the place, the branch and the trunk of each token."""
+    """bool [B, 1, T, T], whether a query attends to a key, from the position, branch and trunk of each token."""
     branches, trunks = np.full(shape, -1), np.full(shape, -1)
     branches.reshape(-1)[flat], trunks.reshape(-1)[flat] = branch, trunk
     keys, queries, roots = (torch.from_numpy(array) for array in (branches[:, None, :], branches[:, :, None], trunks[:, :, None]))
@@ -192,7 +192,7 @@ def _visible(flat: np.ndarray, branch: np.ndarray, trunk: np.ndarray, shape: tup
 
 
 def _places(totals: np.ndarray, rows_of: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Flat index at which each item of lengths `totals` [P] begins in the rows, and the shape of the rows."""
+    """The flat index at which each item of lengths `totals` [P] begins in the rows, and the shape of the rows."""
     order = np.argsort(rows_of, kind="stable")
     filled = np.cumsum(totals[order]) - totals[order]
     num_rows = int(rows_of.max()) + 1
@@ -210,7 +210,7 @@ def _targets(sequences: Sequences) -> Tensor:
 
 
 def _learned(sequences: Sequences, values: Tensor) -> Tensor:
-    """[N], of values [number of completion tokens] those of the learned ones."""
+    """[N], the entries of `values` [number of completion tokens] that belong to learned tokens."""
     return values if sequences.learned_tokens is None else values[sequences.learned_tokens]
 
 
@@ -227,10 +227,10 @@ def _counted(lengths: np.ndarray) -> np.ndarray:
 
 
 def cheapest_rows(sequences: Sequences, *, attention_cost: float, branch_cost: float | None = None) -> Layout:
-    """Shared-prefix rows with prompts packed into rows of similar lengths, one row branch by branch, or plain rows: the cheapest.
+    """The cheapest of: shared-prefix rows with several prompts packed per row, one branch-by-branch row, or plain rows.
 
-    attention_cost: what attending to one more position costs a token, as a share of the cost that does not depend on the row's
-    length. branch_cost: what splitting a row for attention branch by branch costs a token, in the same unit; None if the model
+    attention_cost: the cost per token of attending to one more position, relative to the cost that does not depend on the row's
+    length. branch_cost: the cost per token of splitting a row for attention branch by branch, in the same unit; None if the model
     does not support it. Longer rows waste less on padding and more on masked attention; plain causal attention skips the masked
     half.
     """
@@ -239,10 +239,8 @@ def cheapest_rows(sequences: Sequences, *, attention_cost: float, branch_cost: f
     longest = int((prompts[:, None] + np.maximum(lengths - 1, 0)).max())
     plain_cost = lengths.size * longest * (1 + attention_cost * longest / 2)
     best_cost, best = plain_cost, None
-    whole = {-(-len(totals) // each) for each in (1, 2, 3, 4, 8)}  # equally many prompts a row: best for similar lengths
-    full = {
-        -(-int(totals.sum()) // int(width)) for width in (totals.max(), 2 * totals.max())
-    }  # best for lengths that differ much
+    whole = {-(-len(totals) // each) for each in (1, 2, 3, 4, 8)}  # equally many prompts per row: best for similar lengths
+    full = {-(-int(totals.sum()) // int(width)) for width in (totals.max(), 2 * totals.max())}  # best for very different lengths
     for num_rows in sorted(whole | full, reverse=True):
         rows_of = balanced(totals, num_rows)
         row_lengths = np.bincount(rows_of, weights=totals)

@@ -1,4 +1,4 @@
-"""Limits on what a piece of foreign code may allocate, and on the time that it may take."""
+"""Limits on the memory and time that untrusted code, such as a chat template, may use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from rlx.interrupt import handled
 
 _STATISTICS = Path("/proc/self/statm")
-_limits = threading.RLock()  # the limit is of the process: two threads that set it would each take back the other's
+_limits = threading.RLock()  # the limit applies to the process: two threads that set it would reset each other's
 
 
 @contextlib.contextmanager
 def bounded_memory(size: int) -> Iterator[None]:
-    """Let this process grow by at most `size` bytes; what asks for more raises MemoryError. No limit where /proc is not there.
+    """Let this process grow by at most `size` bytes; larger allocations raise MemoryError. No limit if /proc does not exist.
 
-    Of several threads one at a time comes in.
+    Only one thread at a time can be in this context.
     """
     if not _STATISTICS.exists():
         yield
@@ -39,7 +39,7 @@ def bounded_memory(size: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bounded_time(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError after so many seconds of the processor's time. No limit in another thread than the main one."""
+    """Raise TimeoutError after this many seconds of CPU time. No limit outside the main thread."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Keeps the pairs that a task has read out of a file, so that a later run with the same file and settings parses nothing."""
+"""Caches the pairs that a task parsed from a file, so that a later run with the same file and settings parses nothing."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _log = logging.getLogger("rlx")
-_TEXT, _JSON = -1, -2  # kinds of a side: plain text, JSON; n >= 0: so many messages of a role and a content alone
+_TEXT, _JSON = -1, -2  # kinds of a side: plain text, JSON; n >= 0: n messages with only role and content
 _PLAIN = ["role", "content"]
 
 
 class PairStore:
-    """A folder of pairs, and of what was said of their columns; None keeps nothing."""
+    """A folder of cached pairs with notes on their columns; None: keep nothing."""
 
     def __init__(self, folder: Path | None) -> None:
         self._files = TensorStore(folder, "rows")
 
     def read(self, name: str) -> tuple[list[list[Pair]], Any] | None:
-        """The lists of pairs and the JSON that were written under a name, 32 hexadecimal digits; None if they are not there."""
+        """The lists of pairs and the JSON written under a name, 32 hexadecimal digits; None if they are absent."""
         name = _named(name)
         kept = self._files.read(name)
         try:
@@ -41,7 +41,7 @@ class PairStore:
             return None
 
     def write(self, name: str, sides: Sequence[Sequence[Pair]], notes: Any) -> None:
-        """Keep lists of pairs with some JSON. Pairs with values that JSON would not give back are not kept."""
+        """Cache lists of pairs with some JSON. Pairs with values that JSON would not restore exactly are not cached."""
         packed = _packed(sides, notes)
         if packed is not None:
             self._files.write(_named(name), packed)
@@ -49,12 +49,12 @@ class PairStore:
 
 @cache
 def _source() -> str:
-    """The code that packs pairs."""
+    """The source code that packs pairs, which is part of the cache key."""
     return Path(__file__).read_text(encoding="utf-8")
 
 
 def _named(name: str) -> str:
-    """A name of what this code has packed."""
+    """A cache name that includes the version of the packing code."""
     return hashlib.blake2b(f"{name}{_source()}".encode(), digest_size=16).hexdigest()
 
 
@@ -75,7 +75,7 @@ def _packed(sides: Sequence[Sequence[Pair]], notes: Any) -> Mapping[str, Tensor]
         text = bytearray()
         for piece in pieces:
             text += piece.encode()
-    except (TypeError, ValueError):  # a value of Python that JSON does not know, or half of a surrogate pair
+    except (TypeError, ValueError):  # a Python value that JSON does not support, or half of a surrogate pair
         return None
     return {
         "text": torch.frombuffer(text or bytearray(1), dtype=torch.uint8),
@@ -86,7 +86,7 @@ def _packed(sides: Sequence[Sequence[Pair]], notes: Any) -> Mapping[str, Tensor]
 
 
 def _add(said: Text, pieces: list[str]) -> int:
-    """Add a side's texts to the pieces; returns its kind."""
+    """Append a side's texts to the pieces and return its kind."""
     if isinstance(said, str):
         pieces.append(said)
         return _TEXT
@@ -102,7 +102,7 @@ def _add(said: Text, pieces: list[str]) -> int:
 
 
 def _is_same(value: Iterable[Any], again: Iterable[Any]) -> bool:
-    """Whether JSON has given each part of a value back, the order of its keys too."""
+    """Whether JSON restored a value exactly, including the order of keys."""
     return [repr(part) for part in value] == [repr(part) for part in again]
 
 

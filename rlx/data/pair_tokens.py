@@ -1,4 +1,4 @@
-"""Pairs to tokens, whatever the limits of length: in parts, so that memory holds no more than is kept, and several at once.
+"""Tokenises pairs, independent of length limits: in parts, to bound memory, and in parallel.
 
 Dimensions: P pairs, N tokens of all of them.
 """
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
     Row = tuple[Text, Text, Text, Sequence[Mapping[str, Any]]]  # prompt, chosen, rejected, tools
 
-_ROWS, _CHARACTERS = 512, 1_000_000  # a part of the data has no more; a tokenizer needs about 100 bytes a character
-_FEW = 4  # so many parts are not worth a second tokenizer, or a second process
+_ROWS, _CHARACTERS = 512, 1_000_000  # limits of a part of the data; a tokenizer needs about 100 bytes per character
+_FEW = 4  # up to this many parts are not worth a second tokenizer or process
 _NAMES = tuple(sorted(REMARKS))
 
 
 @dataclass(frozen=True, eq=False)
 class PairTokens:
-    """The tokens of P pairs, one after the other.
+    """The concatenated tokens of P pairs.
 
-    tokens: int32 [N], of each pair its prompt, the chosen and the rejected completion. lengths: int64 [P, 3], of these parts.
-    learned: bool [tokens of all completions], which of them the assistant wrote. remarks: int32 [P], a bit for each remark.
-    refused: pair -> a key of rlx.data.remarks.REFUSED and what was said; such a pair has no tokens.
+    tokens: int32 [N], for each pair its prompt, chosen and rejected completion. lengths: int64 [P, 3], of these parts.
+    learned: bool [tokens of all completions], which of them the assistant wrote. remarks: int32 [P], one bit per remark.
+    refused: pair -> a key of rlx.data.remarks.REFUSED and a detail; such a pair has no tokens.
     """
 
     tokens: np.ndarray
@@ -62,7 +62,7 @@ class PairTokens:
         return np.asarray(totals.cumsum() - totals)
 
     def only(self, rows: Sequence[int], prompt_lengths: np.ndarray | None = None) -> PairTokens:
-        """Some of the pairs. prompt_lengths: int64 [P], how many tokens at the end of each prompt are taken; None: all."""
+        """A selection of the pairs. prompt_lengths: int64 [P], how many tokens to keep at the end of each prompt; None: all."""
         takes_all = prompt_lengths is None or np.array_equal(prompt_lengths, self.lengths[:, 0])
         if takes_all and len(rows) == len(self) and list(rows) == list(range(len(self))):
             return self
@@ -79,7 +79,7 @@ class PairTokens:
         return PairTokens(_joined(tokens, np.int32), lengths[places], _joined(learned, np.bool_), self.remarks[places], refused)
 
     def equals(self, other: PairTokens) -> bool:
-        """Whether both are the same."""
+        """Whether both have the same content."""
         arrays = ("tokens", "lengths", "learned", "remarks")
         return self.refused == other.refused and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
 
@@ -92,7 +92,7 @@ class PairTokens:
         return same
 
     def parts(self) -> tuple[tuple[Tokens, ...], tuple[tuple[Tokens, Tokens], ...], tuple[tuple[Learned, Learned], ...] | None]:
-        """Of each pair the prompt, both completions, and what of them is learned; None if all of it is."""
+        """For each pair the prompt, both completions, and which of their tokens are learned; None if all are."""
         tokens = self.tokens.astype(np.int64)
         places = [*self.lengths.ravel().cumsum().tolist()]
         pieces = [tokens[begin:end] for begin, end in zip([0, *places], places, strict=False)]
@@ -105,13 +105,13 @@ class PairTokens:
 
     @staticmethod
     def of(text: TextEncoder, rows: Iterable[Row]) -> PairTokens:
-        """Tokenise pairs: of many, each different word once where the tokenizer parts words, in several processes."""
+        """Tokenise pairs; many pairs in several processes, and each distinct word once if the tokenizer allows that."""
         parts = _in_parts(rows)
         made = []
         if isinstance(rows, Sized) and len(rows) > _FEW * _ROWS:
             words = WordTokens.copied(text.tokenizer)
             text = text if words is None else replace(text, words=words)
-            made.append(_encoded(text, _write(text, next(parts))))  # what it needs of text, the others find
+            made.append(_encoded(text, _write(text, next(parts))))  # the first part fills the caches of `text` for the others
             made += _in_processes(text, parts)
         else:
             made += _in_threads(text, parts)
@@ -149,7 +149,7 @@ def _joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
 
 
 def _in_processes(text: TextEncoder, parts: Iterable[list[Row]]) -> Iterable[PairTokens]:
-    """The tokens of each part of the data, by several processes where that goes."""
+    """The tokens of each part of the data, computed by several processes if possible."""
     if (processes := num_processes()) == 1:
         return _in_threads(text, parts)
     parts = list(parts)
@@ -158,7 +158,7 @@ def _in_processes(text: TextEncoder, parts: Iterable[list[Row]]) -> Iterable[Pai
 
 
 def _in_threads(text: TextEncoder, parts: Iterable[list[Row]]) -> Iterator[PairTokens]:
-    """The tokens of each part of the data: while a thread tokenises, this one writes the next part."""
+    """The tokens of each part of the data: a thread tokenises while this one renders the next part."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise") as thread:
         waiting = None
         for part in parts:
@@ -171,7 +171,7 @@ def _in_threads(text: TextEncoder, parts: Iterable[list[Row]]) -> Iterator[PairT
 
 
 def _in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The pairs in parts that fit memory."""
+    """The pairs in parts that fit in memory."""
     part: list[Row] = []
     size = 0
     for row in rows:
@@ -185,12 +185,12 @@ def _in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _size(side: Text) -> int:
-    """About how many characters a prompt or completion has."""
+    """The approximate number of characters of a prompt or completion."""
     return len(side) if isinstance(side, str) else sum(len(content_of(message)) for message in side)
 
 
 def _write(text: TextEncoder, part: Sequence[Row]) -> list[list[tuple[Written, bool]]]:
-    """Each pair as text; one whose sides are one and the same text is written once."""
+    """Render each pair as text; a pair with two identical sides is rendered once."""
     sides = [(chosen,) if chosen is rejected else (chosen, rejected) for _, chosen, rejected, _ in part]
     examples = [(row[0], side, row[3]) for row, both in zip(part, sides, strict=True) for side in both]
     written = iter(text.write(examples))
@@ -198,7 +198,7 @@ def _write(text: TextEncoder, part: Sequence[Row]) -> list[list[tuple[Written, b
 
 
 def _encoded(text: TextEncoder, part: Sequence[Sequence[tuple[Written, bool]]]) -> PairTokens:
-    """The tokens of pairs that are written."""
+    """The tokens of rendered pairs."""
     encoded = iter(text.encode_written(list(chain.from_iterable(part))))
     sides = [list(islice(encoded, len(pair))) for pair in part]
     return _part(text, [(pair[0], pair[-1]) for pair in sides])
@@ -207,10 +207,10 @@ def _encoded(text: TextEncoder, part: Sequence[Sequence[tuple[Written, bool]]]) 
 def shared_prompt(
     chosen: Encoded, rejected: Encoded, text: TextEncoder
 ) -> tuple[Tokens, tuple[Tokens, Tokens], tuple[Learned, Learned]]:
-    """The prompt as far as both sides agree on it, what follows it in each, and which tokens of that are learned.
+    """The prompt as far as both sides share it, the tokens that follow it in each side, and which of them are learned.
 
-    A token that crosses the end of the prompt in one of them is learned there. In the other one what follows the common part is
-    context, as it is where the prompts differ otherwise (others speak first in one completion).
+    A token that spans the end of the prompt in one side is learned there. In the other side, the rest of the prompt after the
+    shared part is context, as it is if the prompts differ for another reason (a completion that begins with others' messages).
     """
     most = min(chosen.prompt_length, rejected.prompt_length)
     differs = np.flatnonzero(chosen.tokens[:most] != rejected.tokens[:most])
@@ -220,7 +220,7 @@ def shared_prompt(
 
 
 def _learned(side: Encoded, end: int) -> Learned:
-    """bool [tokens after `end`], which of them are learned: none of the side's own prompt."""
+    """bool [tokens after `end`], which of them are learned; tokens of the side's own prompt are not."""
     learned = np.zeros(len(side.tokens) - end, dtype=bool)
     learned[side.prompt_length - end :] = True if side.learned is None else side.learned
     return learned

@@ -24,9 +24,9 @@ from rlx.seeding import Stream
 class PairBatch:
     """Some pairs, with the weights that an algorithm gives them.
 
-    source: the tokenised pairs that this batch was taken from. rows: int64 [B], which of them.
-    sequences: B pairs, chosen before rejected. weights: name -> tensor of B rows; slicing takes them along.
-    tokens_sampled: tokens that were sampled to make the batch, where its pairs were sampled.
+    source: the tokenised pairs that the batch was taken from. rows: int64 [B], their indices in it.
+    sequences: B pairs, chosen before rejected. weights: name -> tensor of B rows; slicing slices them too.
+    tokens_sampled: number of tokens sampled to make the batch, if its pairs were sampled.
     """
 
     source: TokenizedPairs
@@ -41,7 +41,7 @@ class PairBatch:
 
     @staticmethod
     def of(source: TokenizedPairs, rows: np.ndarray | Sequence[int]) -> PairBatch:
-        """The pairs at `rows`, longest last, so that a micro-batch holds pairs of similar lengths."""
+        """The pairs at `rows`, longest last, so that a micro-batch has pairs of similar lengths."""
         rows = np.asarray(rows, dtype=np.int64)
         rows = rows[np.argsort(source.lengths[rows], kind="stable")]
         return PairBatch(source, rows, source.sequences.take(rows), **_picked(source, torch.from_numpy(rows)))
@@ -64,7 +64,7 @@ class PairBatch:
         )
 
     def with_weights(self, **weights: Tensor) -> PairBatch:
-        """This batch with these weights added; each has B rows."""
+        """A copy with these weights added; each has B rows."""
         return replace(self, weights={**self.weights, **weights})
 
     @property
@@ -73,7 +73,7 @@ class PairBatch:
         return self.sequences.row_tokens
 
     def chosen_only(self) -> PairBatch:
-        """The same rows with the chosen completion alone (G = 1), for algorithms that learn from demonstrations."""
+        """The same rows with only the chosen completion (G = 1), for algorithms that learn from demonstrations."""
         return replace(self, sequences=self.sequences.only(slice(0, 1)))
 
     @property
@@ -89,9 +89,9 @@ class PairBatch:
 
     @cached_property
     def mismatched(self) -> Sequences:
-        """Each prompt with the completions of the pair that follows in the source, whatever the other rows are.
+        """Each prompt with the completions of the next pair in the source, independent of the other rows.
 
-        [B, 2, T]; where the source has single completions, [B, 1, T] with the one that exists.
+        [B, 2, T]; if the source has single completions, [B, 1, T] with the one that exists.
         """
         after = self.source.sequences.take((self.rows + 1) % len(self.source))
         groups, learned = after.completions, after.learned
@@ -109,9 +109,9 @@ def _picked(pairs: TokenizedPairs | PairBatch, rows: Tensor | slice) -> dict[str
 
 
 def epoch_rows(stream: Stream, *, num_rows: int, step: int, per_step: int) -> np.ndarray:
-    """int64 [per_step]: the rows of one step where every row comes once an epoch; a pure function of its arguments.
+    """int64 [per_step]: the rows of one step, such that every row comes once per epoch; a pure function of its arguments.
 
-    A step that passes the end of an epoch, or needs more rows than there are, continues with the next epoch's order.
+    A step that passes the end of an epoch, or needs more rows than there are, continues in the next epoch's order.
     """
     if num_rows == 0:
         raise DataError("there is nothing to learn from: every pair was dropped; the task's counts say why")

@@ -1,4 +1,4 @@
-"""Shares work out among copies of this process, which have its objects without sending them. On Linux alone."""
+"""Distributes work over forks of this process, which share its objects without sending them. Linux only."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from typing import IO, Any
 from rlx.errors import STOP_SIGNALS
 
 _log = logging.getLogger(__name__)
-_MOST = 8  # processes, each with memory of its own for what it makes
-_STALLED = 120.0  # seconds without a part, of which each takes about one
+_MOST = 8  # processes at most, as each needs memory for its results
+_STALLED = 120.0  # seconds without a finished part, each of which takes about one second
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
 
 def num_processes() -> int:
-    """How many processes share work out well; 1 where this is not Linux, or there is one core."""
+    """The number of processes to use; 1 if this is not Linux, or there is only one core."""
     return min(_MOST, len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
 
 
 def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: int) -> list[Any] | None:
-    """`work` of each part, in their order; None if a process could not be made, failed, died, or all of them stand still.
+    """`work` of each part, in order; None if a process could not be started, failed or died, or if all of them stall.
 
-    work: makes what pickle can send; it computes without torch, whose threads a copy of this process does not have. It may use
-    a fast tokenizer that no other thread uses now.
+    work: returns a picklable object; it must not use torch, whose threads a fork does not have. It may use a fast tokenizer
+    that no other thread is currently using.
     """
     children: dict[int, IO[bytes]] = {}
     readers: list[Thread] = []
     sent: SimpleQueue[tuple[int, Any] | None] = SimpleQueue()  # None: a process has ended
     found: dict[int, Any] = {}
     before = os.environ.get(_PARALLEL)
-    os.environ[_PARALLEL] = "false"  # the threads of tokenizers are not copied
+    os.environ[_PARALLEL] = "false"  # the threads of tokenizers are not forked
     try:
-        with TemporaryFile(buffering=0) as jobs:  # numbers of parts; copies of this process share the place that is read next
+        with TemporaryFile(buffering=0) as jobs:  # indices of parts; forks share the read position
             jobs.write(b"".join(number.to_bytes(4, "little") for number in range(len(parts))))
             jobs.seek(0)
             for _ in range(min(processes, len(parts))):
@@ -55,15 +55,15 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
         for _ in readers:
             while (item := sent.get(timeout=_STALLED)) is not None:
                 found[item[0]] = item[1]
-    except Empty:  # all wait for what another thread held when they were made
+    except Empty:  # all wait for a lock that another thread held at the fork
         _log.warning("no copy of this process has tokenised anything for %g s; one process goes on alone", _STALLED)
         return None
-    except (OSError, RuntimeError):  # no process, thread or file more
+    except (OSError, RuntimeError):  # no further process, thread or file available
         return None
     finally:
         os.environ.pop(_PARALLEL) if before is None else os.environ.update({_PARALLEL: before})
         for child in children:
-            with suppress(ProcessLookupError, ChildProcessError):  # where SIGCHLD is ignored, it is gone without a trace
+            with suppress(ProcessLookupError, ChildProcessError):  # if SIGCHLD is ignored, no exit status is left
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         for reader in readers:
@@ -74,27 +74,27 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
 
 
 def _copy(work: Callable[[Any], Any], parts: Sequence[Any], jobs: int, others: Sequence[IO[bytes]]) -> tuple[int, IO[bytes]]:
-    """A copy of this process that works: its number, and where its results are read."""
+    """Fork a worker process: its id, and the stream of its results."""
     place, end = os.pipe()
     results, sent, own = os.fdopen(place, "rb"), os.fdopen(end, "wb"), os.getpid()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
+            warnings.simplefilter("ignore", DeprecationWarning)  # warns that other threads are not forked
             child = os.fork()
         if child:
             sent.close()
             return child, results
-        gc.freeze()  # a search for garbage would write to all objects, and so copy the memory of this process
-        for each in STOP_SIGNALS:  # of the whole group: the process that reads decides, and ends this one
+        gc.freeze()  # garbage collection would write to all objects, and so copy the memory of this process
+        for each in STOP_SIGNALS:  # sent to the whole group: the parent decides, and ends this process
             signal.signal(each, signal.SIG_IGN)
-        for stream in (*others, results):  # so that writing fails once the process that reads is gone
+        for stream in (*others, results):  # so that writing fails once the parent is gone
             stream.close()
         while job := os.read(jobs, 4):
             number = int.from_bytes(job, "little")
             pickle.dump((number, work(parts[number])), sent, pickle.HIGHEST_PROTOCOL)
             sent.flush()
         os._exit(0)
-    except BaseException:  # in the copy even what a signal raises ends here: the caller goes on in one process alone
+    except BaseException:  # in the fork even a signal's exception ends here: the parent continues in one process
         if os.getpid() != own:
             os._exit(1)
         results.close()
@@ -103,9 +103,9 @@ def _copy(work: Callable[[Any], Any], parts: Sequence[Any], jobs: int, others: S
 
 
 def _read(results: IO[bytes], sent: SimpleQueue[tuple[int, Any] | None]) -> None:
-    """Hand on what a process sends until it ends, then None."""
+    """Forward the results of a process until it ends, then None."""
     try:
         while True:
-            sent.put(pickle.load(results))  # of a copy of this process
-    except Exception:  # the end, where pickle raises whatever it likes in the middle of an object
+            sent.put(pickle.load(results))  # trusted: from a fork of this process
+    except Exception:  # the end of the stream; pickle raises various types in the middle of an object
         sent.put(None)

@@ -11,7 +11,7 @@ REFUSED = {
     "tool_calls": "call tools, which the chat template does not render; set policy.chat_template=FILE",
     "template": "are rejected by the chat template",
 }
-# What differs between the data and the tokens, and what to do about it.
+# Differences between the data and the tokens, and what to do about them.
 REMARKS = {
     "ended_early": "continue after a token that ends generation; what follows it is left out",
     "rewritten": "are rendered by the chat template after another prompt than that of sampling (it leaves out reasoning, or "

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: conversations to text, alone or many at once, within limits of memory and time."""
+"""Renders conversations to text with a tokenizer's chat template, one or many at once, within limits of memory and time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rlx.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from rlx.task.base import Message
 
-# For conversations under a tokenizer without a chat template of its own, such as a base model's. What is said begins a line: most
-# tokenizers would merge a space before it with its first word, and the prompt of sampling would have other tokens.
+# For tokenizers without a chat template, such as a base model's. Message text begins on a new line: most tokenizers would merge
+# a space before it with its first word, and the sampled prompt would have different tokens.
 PLAIN_CHAT = (
     "{% for message in messages %}{{ message['role'] }}:{{ '\\n' }}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
@@ -27,23 +27,23 @@ PLAIN_CHAT = (
 )
 CHAT_TEMPLATES = ("auto", "always", "never")
 _log = logging.getLogger(__name__)
-_said_unread: set[tuple[str, str]] = set()  # variables and templates that were warned of
+_said_unread: set[tuple[str, str]] = set()  # (variable, template) pairs already warned about
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-_MOST_BYTES = 512 * 2**20  # that writing one conversation may take
-_MOST_SECONDS = 10.0  # of the processor's time that one call of a template may take
+_MOST_BYTES = 512 * 2**20  # memory limit for rendering one conversation
+_MOST_SECONDS = 10.0  # CPU time limit for one call of a template
 _PROBE = ({"role": "user", "content": "rlx_probe"},)
-_AT_ONCE = 64  # conversations that are rendered by one call
+_AT_ONCE = 64  # conversations rendered per call
 
 
 def _key(
     messages: Sequence[Message], tools: Sequence[Any], *, opens: bool = False, continues: bool = False, marked: bool = False
 ) -> tuple[Any, ...]:
-    """Tells apart the renderings of messages and tools that are alive."""
+    """A key that distinguishes the renderings of messages and tools that are alive."""
     return (opens, continues, marked, id(tools) if tools else 0, *map(id, messages))
 
 
 class UnsafeExampleError(Exception):
-    """An example that is not safe to learn: the key of the reason, and what the template said."""
+    """An example is not safe to learn: the key of the reason, and the template's message."""
 
     def __init__(self, reason: str, said: str = "") -> None:
         super().__init__(reason)
@@ -52,31 +52,31 @@ class UnsafeExampleError(Exception):
 
 @dataclass(frozen=True)
 class TemplateRenderer:
-    """Renders conversations by a tokenizer's chat template, or by rlx's plain one.
+    """Renders conversations with a tokenizer's chat template, or with rlx's plain one.
 
-    tokenizer: a transformers tokenizer. variables: further variables of the template (enable_thinking, say).
+    tokenizer: a transformers tokenizer. variables: further variables of the template, such as enable_thinking.
     """
 
     tokenizer: Any
     variables: Mapping[str, Any]
 
     def source(self, tools: Sequence[Any] = ()) -> str:
-        """The Jinja template that a conversation with these tools goes through."""
+        """The Jinja template used for a conversation with these tools."""
         if self.tokenizer.chat_template is None:
             return PLAIN_CHAT
         try:
             return str(self.tokenizer.get_chat_template(None, list(tools) or None))
-        except ValueError as error:  # several, and none of them the default
+        except ValueError as error:  # several templates without a default
             raise ConfigError(f"{error}"[:300] + "; give one with policy.chat_template=FILE") from error
 
     @cached_property
     def marks_generation(self) -> bool:
-        """Whether the template says itself, by `{% generation %}`, what the assistant writes."""
+        """Whether the template itself marks the assistant's text, with `{% generation %}`."""
         return bool(_MARKS.search(self.source()))
 
     @cached_property
     def answer_opening(self) -> str:
-        """What the template puts before an answer: a plain prompt that ends so was rendered already; empty without."""
+        """The text that the template puts before an answer, "" if none; a plain prompt that ends with it is already rendered."""
         try:
             opened, closed = self.render(_PROBE, opens=True), self.render(_PROBE)
         except UnsafeExampleError:
@@ -88,7 +88,7 @@ class TemplateRenderer:
 
     @cached_property
     def bos(self) -> str:
-        """The bos that the template begins a conversation with; empty if it writes none."""
+        """The bos token with which the template begins a conversation; "" if it writes none."""
         bos = str(self.tokenizer.bos_token or "")
         with suppress(UnsafeExampleError):
             return bos if self.render(_PROBE).startswith(bos) else ""
@@ -97,11 +97,11 @@ class TemplateRenderer:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Any] = (), *, opens: bool = False, continues: bool = False
     ) -> str:
-        """The messages as the template writes them.
+        """Render the messages with the template.
 
-        opens: with the beginning of an answer after them; continues: without the end of the last one.
+        opens: append the beginning of an answer; continues: leave out the end of the last message.
 
-        Raises UnsafeExampleError if the template does.
+        Raises UnsafeExampleError if the template raises an error.
         """
         return self._rendered(messages, tools, opens=opens, continues=continues, marked=False)[0]
 
@@ -118,7 +118,7 @@ class TemplateRenderer:
     def _as_given(
         self, conversations: list[Any], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
     ) -> list[tuple[str, list[tuple[int, int]]]]:
-        """Of each conversation the text, and where the template marks generation."""
+        """For each conversation the text, and where the template marks generation."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         source = self.source(tools)
@@ -134,20 +134,20 @@ class TemplateRenderer:
                     **{**self.tokenizer.special_tokens_map, **self.variables},
                 )
                 texts, marks = [str(text) for text in rendered[0]], rendered[1]
-                "".join(texts).encode()  # half a surrogate pair is not text that a tokenizer takes
+                "".join(texts).encode()  # tokenizers do not accept half a surrogate pair
         except MemoryError as error:
             said = f"it builds a text of more than {_MOST_BYTES // 2**20} MiB"
             raise UnsafeExampleError("template", said) from error
-        except TimeoutError as error:  # so would it for each of the others
+        except TimeoutError as error:  # the other conversations would time out too
             raise ConfigError(
                 f"the chat template has written nothing after {_MOST_SECONDS:g} s; give another with policy.chat_template=FILE"
             ) from error
-        except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
+        except Exception as error:  # templates raise various types, e.g. for an unknown role or a refused system message
             raise UnsafeExampleError("template", str(error)) from error
         return [(text, list(places)) for text, places in zip(texts, marks if marked else [()] * len(texts), strict=True)]
 
     def _as_written(self, message: Message) -> Message:
-        """The message in the form that the template writes: its calls' arguments, no words beside them, and no weight."""
+        """The message in the form that the template supports: arguments of calls, no text beside calls, and no weight."""
         if "weight" in message:
             message = {name: value for name, value in message.items() if name != "weight"}
         calls = message.get("tool_calls")
@@ -162,11 +162,11 @@ class TemplateRenderer:
 
     @cached_property
     def _call_form(self) -> tuple[str | None, bool]:
-        """How the template writes calls of tools right.
+        """The form of tool calls that the template renders correctly.
 
-        The one form of arguments, "object" or "text", that it writes as one JSON object; None if it writes both, or none. Some
-        write their JSON text as a string in quotes, others refuse an object. And whether it writes calls only of messages whose
-        content is null, as DeepSeek's do.
+        The form of arguments, "object" or "text", that it renders as one JSON object; None if it renders both, or neither. Some
+        templates render JSON text as a quoted string, others refuse an object. Also whether it renders calls only of messages
+        whose content is null, as DeepSeek's do.
         """
         for content in ("", None):
             right = []
@@ -182,13 +182,13 @@ class TemplateRenderer:
         return None, False
 
     def opening(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
-        """The prompt as sampling sees it: an answer is opened, or the assistant's unfinished last message is continued."""
+        """The prompt that sampling continues: it opens an answer, or continues the assistant's unfinished last message."""
         if is_prefilled(messages):
             return self.render(messages, tools, continues=True)
         return self.render(messages, tools, opens=True)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
-        """As `opening`; raises DataError if the template refuses the messages."""
+        """Like `opening`; raises DataError if the template refuses the messages."""
         try:
             return self.opening(messages, tools)
         except UnsafeExampleError as error:
@@ -198,13 +198,13 @@ class TemplateRenderer:
 
     @cached_property
     def _ahead(self) -> dict[tuple[Any, ...], tuple[str, list[tuple[int, int]]]]:
-        """What `write_all` has rendered: `_key` -> the text, and where the template marks generation."""
+        """The renderings prepared by `write_all`: `_key` -> the text, and where the template marks generation."""
         return {}
 
     def _render_ahead(self, examples: Sequence[tuple[Sequence[Message], Sequence[Message], Sequence[Any]]]) -> None:
-        """Render of each (messages, all turns, tools) the prompt and the whole, those with the same tools by one call.
+        """Render the prompt and the whole of each (messages, all turns, tools), with one call for those with the same tools.
 
-        Where one of them is refused, all of that call are left to `_rendered`, which says which one and why.
+        If one of them is refused, all of that call are left to `_rendered`, which reports which one and why.
         """
         asked: dict[tuple[Any, ...], dict[tuple[Any, ...], Sequence[Message]]] = {}
         given: dict[int, Sequence[Any]] = {0: ()}
@@ -225,7 +225,7 @@ class TemplateRenderer:
 
 
 def warn_of_unread(variables: Mapping[str, Any], template: str) -> None:
-    """Say once of each variable of policy.chat_template_kwargs that the chat template does not mention: it changes nothing."""
+    """Warn once about each variable of policy.chat_template_kwargs that the chat template does not use."""
     for name in (name for name, value in variables.items() if value is not None):
         if (name, template) not in _said_unread and not re.search(rf"\b{re.escape(name)}\b", template):
             _said_unread.add((name, template))

@@ -1,4 +1,4 @@
-"""What a file of pairs has more than once: prompts, rows, and sides that say the same."""
+"""Duplicates in a file of pairs: prompts, rows, and pairs whose sides are equal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BEGINNING = 64  # characters of a completion
 
 
 def repeats(sides: Sequence[Sequence[Pair]], text: TextEncoder, store: TokenStore | None) -> dict[str, int]:
-    """What is there more than once; of pairs that have names, it is kept for later runs."""
+    """Count duplicates; for pairs with names, the result is cached for later runs."""
     if store is None or not all(isinstance(side, Pairs) for side in sides):
         return counted_repeats(*sides)
     name = store.name_of(
@@ -28,7 +28,7 @@ def repeats(sides: Sequence[Sequence[Pair]], text: TextEncoder, store: TokenStor
 
 
 def counted_repeats(learn: Sequence[Pair], held_out: Sequence[Pair]) -> dict[str, int]:
-    """How many prompts are different, on both sides, how many rows are there twice, and how many pairs say the same."""
+    """The numbers of distinct prompts, of prompts in both splits, of duplicate rows, and of pairs with equal sides."""
     learn, held_out = ([pair for pair in side if not pair.lacks] for side in (learn, held_out))
     everything = [*learn, *held_out]
     prompts = [squashed(pair.prompt) for pair in everything]
@@ -47,7 +47,7 @@ def counted_repeats(learn: Sequence[Pair], held_out: Sequence[Pair]) -> dict[str
 
 
 def squashed(text: Text) -> str:
-    """A text without white space and case."""
+    """A text in lower case without white space."""
     return "".join(_whole(text).split()).casefold()
 
 
@@ -58,7 +58,7 @@ def _whole(text: Text) -> str:
 
 
 def _are_alike(pair: Pair) -> bool:
-    """Whether both completions say the same something, white space and case apart; most differ in their beginnings."""
+    """Whether both completions are non-empty and equal up to white space and case; compares their beginnings first."""
     chosen, rejected = _whole(pair.chosen), _whole(pair.rejected)
     begins = [squashed(side[:_BEGINNING]) for side in (chosen, rejected)]
     if not begins[0].startswith(begins[1]) and not begins[1].startswith(begins[0]):

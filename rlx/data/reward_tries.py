@@ -1,4 +1,4 @@
-"""Tries a task's rewards on the right answer, on nothing and on a wrong answer, as the survey of its data does."""
+"""Tries a task's rewards on a correct, an empty and a wrong answer, for the survey of its data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def shown(text: Text) -> Any:
 
 
 def tried_rewards(task: Task) -> list[dict[str, Any]]:
-    """What the rewards make of the right answer of the first prompt that has one, of nothing, and of another prompt's answer.
+    """The rewards of the first prompt's correct answer, of an empty completion, and of another prompt's answer.
 
-    Nothing is tried where a completion is a conversation with an environment.
+    Tries nothing if completions are conversations with an environment.
     """
     if task.interaction is not None:
-        return []  # rewards of a conversation that nobody has played
+        return []  # there is no conversation to reward
     prompts = [prompt for prompt in task.prompts() if prompt.columns.get("answer") not in (None, "", [])]
     if not prompts:
         return [_tried(task, task.prompts()[0], "an empty answer", "")] if len(task.prompts()) else []
@@ -31,7 +31,7 @@ def tried_rewards(task: Task) -> list[dict[str, Any]]:
 
 
 def _answer(task: Task, prompt: Prompt) -> str:
-    """A right completion: the answer, within the tag that the task looks for it in."""
+    """A correct completion: the answer, within the tag in which the task looks for it."""
     answer = prompt.columns["answer"]
     plain = str(answer[0] if isinstance(answer, (list, tuple)) else answer)
     tag = getattr(task, "answer_tag", None)
@@ -47,7 +47,7 @@ def _tried(task: Task, prompt: Prompt, name: str, completion: str) -> dict[str, 
 
 
 def doubts_of_rewards(task: Task, tried: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with the rewards."""
+    """Problems of the rewards, as text."""
     found = [f"the reward of {one['name']} fails: {one['error']}" for one in tried if "error" in one]
     values = {one["name"]: one["rewards"]["reward"] for one in tried if "rewards" in one}
     right, full = values.get("the right answer"), task.full_reward_value()

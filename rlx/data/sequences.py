@@ -1,4 +1,4 @@
-"""Token sequences that share prompts: what a policy scores and what a sampler makes.
+"""Token sequences that share prompts: the input of a policy and the output of a sampler.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -26,8 +26,8 @@ class Sequences:
     prompts: P arrays int64 [T_p]; at least one token each.
     completions: P tuples of G arrays int64 [T_pg]; a completion may be empty.
     width: T, at least the longest completion. A slice keeps it, so that per-token tensors of the whole batch fit its slices.
-    learned: P tuples of G arrays bool [T_pg], False at the tokens of a completion that others wrote (a user's turn, a tool's
-    result): they are context for the tokens after them, and no loss counts them. None: every token is learned.
+    learned: P tuples of G arrays bool [T_pg], False at completion tokens that the policy did not write (a user's turn, a tool's
+    result): they are context for later tokens and do not count in any loss. None: every token is learned.
     Example: Sequences((array([5, 6]),), ((array([7, 1]), array([8, 9, 1])),)) is one prompt with two completions.
     """
 
@@ -64,18 +64,18 @@ class Sequences:
         return Sequences(tuple(self.prompts[row] for row in rows), tuple(self.completions[row] for row in rows), width, learned)
 
     def only(self, places: slice) -> Sequences:
-        """The same prompts with the completions at `places` of each group alone."""
+        """The same prompts with only the completions at `places` of each group."""
         learned = None if self.learned is None else tuple(group[places] for group in self.learned)
         return Sequences(self.prompts, tuple(group[places] for group in self.completions), learned=learned)
 
     def pick(self, places: Sequence[Sequence[int]]) -> Sequences:
-        """The same prompts, each with the completions at its own places of its group, in that order."""
+        """The same prompts, each with the completions at its own `places` in its group, in that order."""
         learned = None if self.learned is None else _picked(self.learned, places)
         return Sequences(self.prompts, _picked(self.completions, places), learned=learned)
 
     @staticmethod
     def join(parts: Sequence[Sequences]) -> Sequences:
-        """The rows of all parts, as wide as the widest completion."""
+        """The rows of all parts, as wide as the longest completion."""
         prompts = tuple(prompt for part in parts for prompt in part.prompts)
         completions = tuple(group for part in parts for group in part.completions)
         if all(part.learned is None for part in parts):
@@ -107,12 +107,12 @@ class Sequences:
 
     @cached_property
     def token_mask(self) -> Tensor:
-        """bool [P, G, T], T = width: True at the tokens of a completion, its end-of-sequence token included."""
+        """bool [P, G, T], T = width: True at the tokens of a completion, including its end-of-sequence token."""
         return torch.arange(self.width) < self.completion_lengths[..., None]
 
     @cached_property
     def completion_mask(self) -> Tensor:
-        """bool [P, G, T]: True at the learned tokens of a completion; statistics and losses know no others."""
+        """bool [P, G, T]: True at the learned tokens of a completion; statistics and losses use only these."""
         return self.token_mask if self.learned_tokens is None else self._spread(self.learned_tokens)
 
     @cached_property

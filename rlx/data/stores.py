@@ -1,7 +1,7 @@
-"""Caches on disk for later runs: small files of tensors, each named by a hash of what determines its content.
+"""Caches on disk for later runs: small tensor files, each named by a hash of everything that determines its content.
 
-Of processes that need the same file at the same time one computes it; the others wait, and compute it if that one dies.
-TensorStore keeps tensors under names, TokenStore the tokens of texts, so that the jobs of a sweep tokenise their data once.
+If several processes need the same file at the same time, one computes it and the others wait; if that one dies, another takes
+over. TensorStore stores tensors by name, TokenStore the tokens of texts, so that the jobs of a sweep tokenise their data once.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
     from rlx.data.tokens import TextEncoder
 
-_PATIENCE = 120.0  # seconds that a process waits for another one's file; then it computes the content itself
+_PATIENCE = 120.0  # seconds to wait for another process's file before computing the content here
 _LOCK = ".lock"
 _SAMPLES = 8  # pairs that are tokenised again when a file of tokens is read, to verify it
-_HASHED = 1024  # pairs that are written as one text to be hashed
+_HASHED = 1024  # pairs serialised together for hashing
 
 _log = logging.getLogger("rlx")
 
@@ -55,8 +55,8 @@ _log = logging.getLogger("rlx")
 class TensorStore:
     """A folder of files. Reading never raises: an absent, incomplete or altered file reads as None.
 
-    folder: created by the first write; None keeps nothing.
-    holds: what the files hold, for warnings.
+    folder: created by the first write; None: store nothing.
+    holds: a description of the content, for warnings.
     """
 
     folder: Path | None
@@ -66,11 +66,11 @@ class TensorStore:
     _lock: int | None = field(default=None, init=False)
 
     def path(self, name: str) -> Path | None:
-        """The file of that name, 32 hexadecimal digits."""
+        """The path of a file; name: 32 hexadecimal digits."""
         return None if self.folder is None else self.folder / f"{name}.safetensors"
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """What was written under `name`; None if it is absent or damaged."""
+        """The content written under `name`; None if it is absent or damaged."""
         path = self.path(name)
         if path is None or not path.is_file():
             return None
@@ -80,7 +80,7 @@ class TensorStore:
                 written = (file.metadata() or {}).get("digest")
                 if written == _digest(name, tensors):
                     return tensors
-                if written is None:  # of rlx before digests bound a content to its name
+                if written is None:  # from a version of rlx without digests
                     return None
         except (OSError, SafetensorError, KeyError, ValueError):
             pass
@@ -90,7 +90,7 @@ class TensorStore:
         return None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write `tensors` under `name`; of two processes that write the same name the last one counts."""
+        """Write `tensors` under `name`; if two processes write the same name, the last one wins."""
         path = self.path(name)
         if path is None or self._has_complained:
             return
@@ -110,7 +110,7 @@ class TensorStore:
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Whether this process computes `name`; False if another one does. wait: wait for the other one, up to a limit.
+        """Whether this process should compute `name`; False if another one does. wait: wait for the other, up to a limit.
 
         The claim is a lock on one byte of a file, which the operating system releases when its holder dies.
         """
@@ -142,7 +142,7 @@ class TensorStore:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
 
     def _open_lock(self, folder: Path) -> bool:
-        """Open the file of the locks; False where that is impossible."""
+        """Open the lock file; False if that is impossible."""
         if self._lock is None and not self._has_complained:
             with contextlib.suppress(OSError, ImportError):
                 import fcntl  # noqa: F401
@@ -158,7 +158,7 @@ class TensorStore:
 
 
 def _digest(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """Binds a content to its name: a file that bears another one's name is damaged too."""
+    """A digest of name and content, so that a file under another file's name counts as damaged."""
     digest = hashlib.blake2b(name.encode(), digest_size=16)
     for key in sorted(tensors):
         if tensors[key].numel():
@@ -167,18 +167,18 @@ def _digest(name: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 class TokenStore:
-    """A folder of tokenised pairs; None keeps nothing."""
+    """A folder of tokenised pairs; None: store nothing."""
 
     def __init__(self, folder: Path | None) -> None:
         self._files = TensorStore(folder, "tokens")
 
     @property
     def keeps(self) -> bool:
-        """Whether anything is kept."""
+        """Whether anything is stored."""
         return self._files.folder is not None
 
     def encode_pairs(self, text: TextEncoder, rows: Sequence[Row], name: str = "") -> PairTokens:
-        """As PairTokens.of(text, rows), computed by one process and read by later ones. name: what `name` gave for them."""
+        """Like PairTokens.of(text, rows), but computed by one process and read by later ones. name: the result of `name`."""
         if self._files.folder is None or not rows:
             return PairTokens.of(text, rows)
         name = name or self.name(text, rows)
@@ -195,21 +195,21 @@ class TokenStore:
         return _name("", text, rest)
 
     def name_of(self, text: TextEncoder, *parts: object) -> str:
-        """The name of something else that these parts decide, and how text becomes tokens."""
+        """The name of another result that depends on these parts and on the tokenizer."""
         return _name("json", text, [json.dumps(parts).encode()])
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The JSON that was written under a name; None if it is absent or damaged."""
+        """The JSON written under a name; None if it is absent or damaged."""
         kept = self._files.read(name)
         made = None if kept is None or "json" not in kept else json.loads(kept["json"].numpy().tobytes())
         return made if isinstance(made, dict) else None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Keep some JSON under a name."""
+        """Write JSON under a name."""
         self._files.write(name, {"json": torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)})
 
     def read_pairs(self, name: str, text: TextEncoder, rows: Sequence[Row]) -> PairTokens | None:
-        """The content of `name`; None if it is absent, or if a sample of it differs from what the tokenizer gives."""
+        """The content of `name`; None if it is absent, or if a sample differs from the tokenizer's output."""
         kept = self._files.read(name)
         if kept is None:
             return None
@@ -236,10 +236,10 @@ def _name(kind: str, text: TextEncoder, content: Iterable[bytes]) -> str:
 
 
 def _bytes_of(rows: Any) -> bytes:
-    """The content of rows, the same in every process."""
+    """The rows serialised to bytes, equal in every process."""
     try:
-        return marshal.dumps(rows, 2)  # no later version: those write the same value in several ways
-    except ValueError:  # an object that is not one of Python's own
+        return marshal.dumps(rows, 2)  # later versions do not serialise equal values equally
+    except ValueError:  # an object that is not a built-in Python type
         return json.dumps(rows, default=repr).encode()
 
 

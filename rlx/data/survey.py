@@ -22,23 +22,23 @@ from rlx.task.environment import Conversation, Interaction
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 12
-_AT_ONCE = 512  # prompts that are tokenised together
-_OPENED = 16  # conversations that an environment opens
-_LOOKED_AT = 1000  # prompts that a run looks at before it begins
-_LONGER = 0.7  # share of pairs whose chosen side is the longer one, above which a loss can live on length alone
+_AT_ONCE = 512  # prompts tokenised together
+_OPENED = 16  # conversations opened by an environment
+_LOOKED_AT = 1000  # prompts that a run inspects before it starts
+_LONGER = 0.7  # share of pairs with a longer chosen side above which a loss can succeed by length alone
 
 
 @dataclass(frozen=True)
 class DataSurvey:
-    """What is known of a task's data under a policy's tokenizer.
+    """The facts about a task's data under a policy's tokenizer.
 
-    counts: read, kept, dropped, learn, held_out (rows); prompts (different ones); duplicates, in_both, white_space_pairs,
+    counts: read, kept, dropped, learn, held_out (rows); prompts (distinct); duplicates, in_both, white_space_pairs,
     truncated.
-    dropped, remarks: for each reason its name, how many rows, what it means, and an example.
+    dropped, remarks: for each reason its name, the number of rows, its meaning, and an example.
     lengths: of prompt, chosen and rejected in tokens: mean, quantiles and a histogram; of demonstrations: prompt and completion.
     chosen_longer: share of pairs, or None.
     tokens_per_step: read by one step. notes: facts about columns. cautions: possible problems, each with its fix.
-    rewards: what the reward functions make of a right, an empty and a wrong answer. examples: token by token.
+    rewards: the rewards of a correct, an empty and a wrong answer. examples: token by token.
     """
 
     counts: dict[str, int]
@@ -80,7 +80,7 @@ def brief(task: Task, policy: Any) -> dict[str, str]:
 def brief_of_prompts(task: Task, text: TextEncoder) -> dict[str, str]:
     """The first caution about the prompts, as a run shows it; if there are many prompts, about the first ones."""
     if task.interaction is not None:
-        return {}  # the environment makes the prompts
+        return {}  # the environment creates the prompts
     prompts = [*task.prompts(), *task.held_out_prompts()]
     remarks = _of_each_prompt(prompts[:_LOOKED_AT], text)
     of = f" of the first {_LOOKED_AT:,}" if len(prompts) > _LOOKED_AT else ""
@@ -142,7 +142,7 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
         "in_both": len(texts[0] & texts[1]),
     }
     remarks = _of_each_prompt([prompt for side in sampled for prompt in side], policy.text)
-    tells = task.interaction is None or counts["prompts"] > 1  # one opening of all games tells nothing that could be remembered
+    tells = task.interaction is None or counts["prompts"] > 1  # an opening shared by all games cannot be memorised
     cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] and tells else []
     if failures:
         tried = len(failures) + sum(map(len, sampled))
@@ -164,9 +164,9 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
 
 
 def _as_sampled(task: Task, policy: Any, sides: Sequence[Sequence[Prompt]]) -> tuple[list[list[Prompt]], list[str]]:
-    """The prompts of each side as sampling asks them, and what went wrong with others.
+    """The prompts of each split as sampling uses them, and the errors of those that failed.
 
-    Of an environment, they are the openings that it gives the first ones, with its tools; raises DataError if it opens none.
+    With an environment, they are its openings for the first prompts, with its tools; raises DataError if it opens none.
     """
     if task.interaction is None:
         return [list(prompts) for prompts in sides], []
@@ -178,7 +178,7 @@ def _as_sampled(task: Task, policy: Any, sides: Sequence[Sequence[Prompt]]) -> t
 
 
 def _opened(interaction: Interaction, policy: Any, prompts: Sequence[Prompt], failures: list[str]) -> list[Prompt]:
-    """The openings of the first prompts; what went wrong with others is added to `failures`."""
+    """The openings of the first prompts; errors of others are added to `failures`."""
     environment = interaction.environment.for_policy(policy)
     talks = [
         Conversation.of(environment, prompt, name=f"prompt {place + 1}", stream=Stream(0, ("survey", place)))
@@ -190,7 +190,7 @@ def _opened(interaction: Interaction, policy: Any, prompts: Sequence[Prompt], fa
             if isinstance(outcome, BaseException):
                 raise outcome
             talk.started(outcome)
-        except Exception as error:  # of the user's code
+        except Exception as error:  # raised by the user's code
             said = f"{type(error).__name__}: {error}"
             failures.append(f"start of {type(environment).__name__} opens no conversation for {talk.name}: {said}")
         else:
@@ -242,7 +242,7 @@ def _cautions(
     pairs = [pair for pair in (*task.pairs(), *task.held_out_pairs()) if not pair.lacks]
     found += _plain([pair.prompt for pair in pairs], text)
     contrary = sum(pair.scores is not None and pair.scores[0] < pair.scores[1] for pair in pairs)
-    if contrary and not getattr(task, "label_noise", 0):  # which exchanges the sides on purpose
+    if contrary and not getattr(task, "label_noise", 0):  # label noise swaps the sides on purpose
         found.append(
             f"{contrary} pairs have the larger score on the rejected side; are the columns swapped? If not, remove these pairs"
         )
@@ -301,7 +301,7 @@ def _reasons(
 
 
 def _lacking(rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """As `_reasons`, of rows of files that give no prompt: their places, and what they lack."""
+    """Like `_reasons`, for file rows without a usable prompt: their positions, and what is missing."""
     said = _counted([lacks for _, lacks in rows])
     example = {"source": rows[0][0]} if rows else {}
     row = {"reason": "lacking", "count": len(rows), "meaning": DROPPED["lacking"], "said": said, "example": example}
@@ -309,12 +309,12 @@ def _lacking(rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
 
 
 def _counted(lacks: Sequence[str]) -> str:
-    """What rows lack: the three most frequent ones."""
+    """The three most frequent things that rows lack, with counts."""
     return "; ".join(f"in {count}: {what}" for what, count in Counter(lacks).most_common(3))
 
 
 def _lengths(pairs: TokenizedPairs, task: Task) -> dict[str, dict[str, Any]]:
-    """Of prompts, and of the learned tokens of the completions that are there."""
+    """The lengths of prompts, and of the learned tokens of existing completions."""
     if not len(pairs):
         return {}
     found = {"prompt": [len(prompt) for prompt in pairs.sequences.prompts]}
@@ -326,7 +326,7 @@ def _lengths(pairs: TokenizedPairs, task: Task) -> dict[str, dict[str, Any]]:
 
 def _distribution(values: Sequence[int]) -> dict[str, Any]:
     width = -(-(max(values) - min(values) + 1) // _BINS)
-    edges = np.arange(min(values), max(values) + width + 1, width)  # an edge belongs to the bin that it begins
+    edges = np.arange(min(values), max(values) + width + 1, width)  # bins include their lower edge
     numbers, _ = np.histogram(values, bins=edges)
     quantiles = {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES}
     bins = [

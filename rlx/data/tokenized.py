@@ -1,4 +1,4 @@
-"""Preference pairs of a task as tokens: which are kept, where prompt and completion part, and a cache of the result.
+"""Preference pairs of a task as tokens: selection, the split into prompt and completion, and a cache of the result.
 
 Dimensions: T tokens; G = 2, chosen before rejected.
 """
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
     from rlx.task.base import Message, Pair
 
-_BESIDE = ("tool_calls", *REASONING)  # fields in which a message says something beside its content
-_MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next model of the process
+_BESIDE = ("tool_calls", *REASONING)  # message fields with content besides `content`
+_MOST_KEPT = 20_000  # largest number of pairs whose tokens are kept in memory for the next model of the process
 
 # Why a pair was left out, and what to do about it.
 DROPPED = {
@@ -48,13 +48,13 @@ DROPPED = {
 class TokenizedPairs:
     """All pairs of a task that can be learned from, in the task's order.
 
-    sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
-    dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
-    remarks: key of rlx.data.remarks.REMARKS -> how many pairs differ so from the data.
-    shown: reason or remark -> the first pair that it is about, and what the chat template said of it.
+    sequences: G = 2. index: int64 [number kept], the index of each pair in the task.
+    dropped: reason -> number of pairs left out. truncated: number of prompts that lost their beginning.
+    remarks: key of rlx.data.remarks.REMARKS -> number of pairs with this difference from the data.
+    shown: reason or remark -> the first pair concerned, and the chat template's message about it.
     scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
     recurs: the pairs belong to a task and are drawn repeatedly, so that results for them are worth caching.
-    largest: the largest token of them all; 0 where it was not looked for.
+    largest: the largest token id; 0 if it was not computed.
     """
 
     sequences: Sequences
@@ -79,7 +79,7 @@ class TokenizedPairs:
         return np.array([len(prompt) + sum(map(len, group)) for prompt, group in parts], dtype=np.int64)
 
     def require_some(self, what: str) -> None:
-        """Raise DataError with the reasons where every pair was dropped. what: names the pairs in the message."""
+        """Raise DataError with the reasons if every pair was dropped. what: names the pairs in the message."""
         if len(self) == 0 and self.dropped:
             reasons = ", ".join(f"{count} {DROPPED[reason]}{self._said(reason)}" for reason, count in self.dropped.items())
             raise DataError(f"none of the {sum(self.dropped.values())} {what} is left: {reasons}")
@@ -92,12 +92,12 @@ class TokenizedPairs:
     def of(
         pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None = None, store: TokenStore | None = None
     ) -> TokenizedPairs:
-        """Tokenise `pairs`. max_length: the model's positions; the smaller of it and the encoder's own limit holds.
+        """Tokenise `pairs`. max_length: the model's positions; the smaller of it and the encoder's own limit applies.
 
-        store: where the tokens are kept for later runs.
+        store: caches the tokens for later runs.
 
-        A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion
-        are too long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
+        A pair is dropped, and counted, if a completion is empty, if both completions are equal, or if prompt and completion are
+        too long after the prompt was cut. Completions are never cut: one without its end would teach the policy not to stop.
         The absent side of a single completion (Pair.label) has no tokens.
         """
         with collection_paused():
@@ -134,15 +134,15 @@ class TokenizedPairs:
 
 @cache
 def _source() -> str:
-    """The code that chooses."""
+    """The source code that selects pairs, which is part of the cache key."""
     return Path(__file__).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which pairs are kept.
+    """The selection of pairs.
 
-    tokens: the name of the tokens of those that were `tried`, in a TokenStore. kept: places in `tried`. The others are as in
+    tokens: the name in a TokenStore of the tokens of the `tried` pairs. kept: indices into `tried`. The other fields are as in
     TokenizedPairs.
     """
 
@@ -156,7 +156,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Rows(Sequence["Row"]):
-    """The parts of pairs that are tokenised, made when they are asked for."""
+    """The parts of pairs to tokenise, created on demand."""
 
     pairs: Sequence[Pair]
     tried: Sequence[int]
@@ -170,7 +170,7 @@ class _Rows(Sequence["Row"]):
 
 
 def _known(name: str, pairs: Sequence[Pair], text: TextEncoder, store: TokenStore) -> tuple[PairTokens, _Choice] | None:
-    """What was written under a name about these pairs; None if that, or the tokens, are not there."""
+    """The selection stored under a name for these pairs; None if it, or the tokens, are absent."""
     kept = store.read(name)
     if kept is None or kept.keys() != _Choice.__dataclass_fields__.keys():
         return None
@@ -181,13 +181,13 @@ def _known(name: str, pairs: Sequence[Pair], text: TextEncoder, store: TokenStor
 
 
 def _kept_lengths(found: PairTokens, text: TextEncoder) -> np.ndarray:
-    """int64 [P], how many tokens of each prompt are kept."""
+    """int64 [P], the number of tokens kept of each prompt."""
     lengths: np.ndarray = np.minimum(found.lengths[:, 0], text.max_prompt_length or found.lengths[:, 0])
     return lengths
 
 
 def _choose(pairs: Sequence[Pair], text: TextEncoder, limit: int | None, store: TokenStore) -> tuple[PairTokens, _Choice]:
-    """Tokenise the pairs, and choose those that can be learned."""
+    """Tokenise the pairs, and select those that can be learned from."""
     dropped, remarks = _Counts(), _Counts()
     tried: list[int] = []
     rows: list[Row] = []
@@ -197,7 +197,7 @@ def _choose(pairs: Sequence[Pair], text: TextEncoder, limit: int | None, store: 
             dropped.add("lacking", row, pair.lacks)
             continue
         prompt, *both = split_prompt(pair.prompt, *_both(pair))
-        if _far_too_long(prompt, both, text, limit):  # tokenising it takes minutes
+        if _far_too_long(prompt, both, text, limit):  # tokenising it would take minutes
             dropped.add("too_long", row)
         elif is_empty(both[0], ends) or is_empty(both[1], ends):
             dropped.add("empty", row)
@@ -226,7 +226,7 @@ def _choose(pairs: Sequence[Pair], text: TextEncoder, limit: int | None, store: 
 
 
 class _Counts:
-    """How many pairs each reason concerns, and the first of them."""
+    """The number of pairs for each reason, and the first of them."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -239,12 +239,12 @@ class _Counts:
             self.shown[reason] = (row, said)
 
     def in_order(self) -> dict[str, int]:
-        """Reason -> how many pairs, in the order of their first pairs."""
+        """Reason -> number of pairs, in the order of their first pairs."""
         return dict(sorted(self._counts.items(), key=lambda item: self.shown[item[0]][0]))
 
 
 def _sequences(found: PairTokens, pairs: Sequence[Pair]) -> Sequences:
-    """The tokens of the pairs that are kept; the absent side of a single completion has none."""
+    """The tokens of the kept pairs; the absent side of a single completion has none."""
     prompts, groups, learned = found.parts()
     if any(pair.label is not None for pair in pairs):
         groups = tuple(_present(group, pair.label) for group, pair in zip(groups, pairs, strict=True))
@@ -261,8 +261,8 @@ _of_process: deque[tuple[Sequence[Pair], tuple[object, ...], TokenizedPairs]] = 
 class PairTokenizer:
     """Tokenises pairs for one model, and keeps the latest results in memory.
 
-    text: how text becomes tokens. name, max_length, vocabulary_size: of the model; max_length None if it does not say.
-    store: where the tokens are kept for later runs; None keeps them in memory only.
+    text: how text becomes tokens. name, max_length, vocabulary_size: of the model; max_length None if unknown.
+    store: caches the tokens for later runs; None: memory only.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ class PairTokenizer:
     def __call__(self, pairs: Sequence[Pair]) -> TokenizedPairs:
         """The pairs as tokens; the same object for the same pairs.
 
-        Raises DataError for tokens that the model has no embedding of.
+        Raises DataError for tokens without an embedding in the model.
         """
         for known, tokenized in self._latest:
             if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
@@ -295,8 +295,8 @@ class PairTokenizer:
         return tokenized
 
     def _of_the_process(self, pairs: Sequence[Pair]) -> TokenizedPairs:
-        """The pairs as tokens, kept for further models of this process that read the same text: those of the jobs of a sweep."""
-        if not isinstance(pairs, tuple) or len(pairs) > _MOST_KEPT:  # a list may be changed in its place
+        """The pairs as tokens, kept for other models of this process with the same tokenizer, such as the jobs of a sweep."""
+        if not isinstance(pairs, tuple) or len(pairs) > _MOST_KEPT:  # a list could be modified in place
             return TokenizedPairs.of(pairs, self.text, max_length=self.max_length, store=self.store)
         like = (self.text.identity(), self.text.max_length, self.text.max_prompt_length, self.max_length)
         for known, kind, tokenized in _of_process:
@@ -307,7 +307,7 @@ class PairTokenizer:
         return tokenized
 
     def _require_known_tokens(self, largest: int) -> None:
-        """Refuse tokens that the model has no embedding of, which a tokenizer with added tokens may give."""
+        """Raise DataError for tokens without an embedding in the model, which a tokenizer with added tokens may produce."""
         if largest >= self.vocabulary_size:
             raise DataError(
                 f"{self.name}: the tokenizer gives token {largest}, but the model knows only {self.vocabulary_size}; "
@@ -316,7 +316,7 @@ class PairTokenizer:
 
 
 def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Prompt and completions. Of whole conversations, the prompt that both begin with is removed from the completions."""
+    """Prompt and completions. For whole conversations, the common prompt is removed from the completions."""
     if isinstance(chosen, str) or isinstance(rejected, str):
         return prompt, chosen, rejected
     chosen, rejected = tuple(chosen), tuple(rejected)
@@ -331,14 +331,14 @@ def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any
 
 
 def _both(pair: Pair) -> tuple[Any, Any]:
-    """Both completions; where one is absent, the other one twice."""
+    """Both completions; if one is absent, the other one twice."""
     if pair.label is None:
         return pair.chosen, pair.rejected
     return (pair.chosen, pair.chosen) if pair.label[0] is not None else (pair.rejected, pair.rejected)
 
 
 def _present(group: tuple[Any, Any], label: tuple[bool | None, bool | None] | None) -> tuple[Any, Any]:
-    """Without the tokens of the side that has no label."""
+    """The group without the tokens of the side that has no label."""
     if label is None:
         return group
     first, second = (side if known is not None else side[:0] for side, known in zip(group, label, strict=True))
@@ -346,7 +346,7 @@ def _present(group: tuple[Any, Any], label: tuple[bool | None, bool | None] | No
 
 
 def is_empty(completion: Any, ends: tuple[str, ...] = ()) -> bool:
-    """Whether nothing is said in a completion, or in an answer of it: no text before one of `ends`, reasoning or tool call."""
+    """Whether a completion, or an answer in it, is empty: without text before one of `ends`, reasoning or a tool call."""
     if isinstance(completion, str):
         return _is_silent(completion, ends)
     silent = [is_learned(message) for message in completion if _says_nothing(message, ends)]
@@ -363,9 +363,9 @@ def _is_silent(text: str, ends: tuple[str, ...]) -> bool:
 
 
 def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:
-    """Whether a pair exceeds the limit by its characters alone: 8 times as many as `limit` tokens of the longest kind hold.
+    """Whether a pair's characters alone exceed the limit: 8 times as many as `limit` of the longest tokens hold.
 
-    False where the prompt is the longer part and may be cut.
+    False if the prompt is the longer part and may be cut.
     """
     if limit is None:
         return False
@@ -376,12 +376,12 @@ def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: in
 
 
 def _length(said: Any) -> int:
-    """How many characters a prompt or completion has."""
+    """The number of characters of a prompt or completion."""
     return len(said) if isinstance(said, str) else sum([len(str(message.get("content") or "")) for message in said])
 
 
 def _columns(pairs: Sequence[Pair]) -> dict[str, Tensor | None]:
-    """The optional columns: scores where all pairs have them, labels where any has one."""
+    """The optional columns: scores if all pairs have them, labels if any has one."""
     scores = [pair.scores for pair in pairs if pair.scores is not None]
     columns: dict[str, Tensor | None] = {
         "scores": torch.tensor(scores, dtype=torch.float32) if scores and len(scores) == len(pairs) else None

@@ -1,4 +1,4 @@
-"""Text to tokens: prompt and completion are tokenised once, as one text, and cut where the prompt ends."""
+"""Text to tokens: prompt and completion are tokenised together, as one text, and split where the prompt ends."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class TextEncoder:
     """How text becomes tokens.
 
     tokenizer: a transformers tokenizer.
-    chat_template: auto = applied to chat messages; always = a plain prompt too becomes one user message; never = chat messages
-    are refused; else a file with a template that takes the place of the tokenizer's own.
+    chat_template: auto = applied to chat messages; always = a plain prompt also becomes one user message; never = chat messages
+    are refused; otherwise a file with a template that replaces the tokenizer's.
     max_length: the most tokens of prompt and completion together; longer pairs are dropped. None = the model's positions.
-    max_prompt_length: a longer prompt loses its beginning. None = whole prompts.
-    chat_template_kwargs: variables that the chat template reads (enable_thinking, say); those that are None are left out.
-    model_end_ids: the tokens that the model's generation settings end a completion with.
-    words: tokenises chats word by word; None: the tokenizer does.
+    max_prompt_length: longer prompts lose their beginning. None = whole prompts.
+    chat_template_kwargs: variables of the chat template, such as enable_thinking; those that are None are left out.
+    model_end_ids: the end-of-generation tokens in the model's generation settings.
+    words: tokenises chats word by word; None: the tokenizer does it.
     """
 
     tokenizer: Any
@@ -60,7 +60,7 @@ class TextEncoder:
                 raise ConfigError(f"policy.{name}={value} leaves no room; use at least {least}, or null for no limit")
 
     def for_model(self, model: Any) -> TextEncoder:
-        """The same for a model, whose generation settings may end completions with other tokens than the tokenizer's."""
+        """A copy for a model, whose generation settings may add tokens that end completions."""
         given = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         ends = given if isinstance(given, list) else [given]
         return replace(self, model_end_ids=tuple(int(token) for token in ends if token is not None))
@@ -69,14 +69,14 @@ class TextEncoder:
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a completion: the tokenizer's own, those of the model, and the chat template's end of an answer."""
+        """The tokens that end a completion: the tokenizer's, the model's, and the chat template's end of an answer."""
         own = self.tokenizer.eos_token_id
         known = [token for token in (own, *self.model_end_ids, self.turn_end_id) if token is not None]
         return tuple(dict.fromkeys(int(token) for token in known))
 
     @cached_property
     def turn_end_id(self) -> int | None:
-        """The token that the chat template closes an answer with; None if it closes with none, or there is no template."""
+        """The token with which the chat template closes an answer; None if there is none, or no template."""
         if self.applies_plain_chat:
             return None
         probe = "rlx_probe"
@@ -107,7 +107,7 @@ class TextEncoder:
 
     @cached_property
     def template(self) -> ChatTemplate:
-        """How conversations become text."""
+        """Renders conversations as text."""
         spelled = [token for token in self.end_ids if token not in self._hidden_ends]
         ends = tuple(str(token) for token in self.tokenizer.convert_ids_to_tokens(spelled))
         end = self.turn_end_id if self.turn_end_id is not None else self.tokenizer.eos_token_id
@@ -116,36 +116,36 @@ class TextEncoder:
 
     @cached_property
     def _hidden_ends(self) -> frozenset[int]:
-        """The tokens that end a completion and are not found by their text: what spells one may be part of other tokens."""
+        """End tokens that cannot be found by their text, as the same text may be part of other tokens."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         return frozenset(token for token in self.end_ids if token not in added or added[token].single_word)
 
     @property
     def applies_plain_chat(self) -> bool:
-        """Would chat messages be written in rlx's own plain form?"""
+        """Whether chat messages are rendered with rlx's own plain template."""
         return self.tokenizer.chat_template is None
 
     def is_rendered(self, prompt: str) -> bool:
-        """Whether a plain prompt went through the chat template before it came here."""
+        """Whether a plain prompt was already rendered by a chat template."""
         opening = "" if self.applies_plain_chat else self._bare_template.answer_opening
         return opening != "" and prompt.rstrip().endswith(opening)
 
     def _adds_special(self, prompt: str) -> bool:
-        """Whether the tokenizer adds its special tokens to plain text: not to a prompt that is rendered, its bos too."""
+        """Whether the tokenizer adds its special tokens to plain text; not to a prompt that is already rendered with its bos."""
         return not self.is_rendered(prompt) or not prompt.startswith(self._bare_template.bos)
 
     @cached_property
     def control_tokens(self) -> ControlTokens:
-        """Encodes texts that spell special tokens without meaning them."""
+        """Encodes texts in which spelled special tokens are plain text."""
         return ControlTokens(self.tokenizer)
 
     @cached_property
     def longest_token(self) -> int:
-        """Characters of the vocabulary's longest token."""
+        """The number of characters of the vocabulary's longest token."""
         return max(map(len, self.tokenizer.get_vocab()))
 
     def identity(self) -> str:
-        """What decides the tokens of a text, as text. The limits of length are not in it: they choose among finished examples."""
+        """Everything that determines the tokens of a text, as text. Length limits are excluded: they select examples later."""
         return self._identity
 
     @cached_property
@@ -157,11 +157,11 @@ class TextEncoder:
     # ---- prompts and examples --------------------------------------------------------------------------------------------------
 
     def encode_prompt(self, prompt: Text, tools: Sequence[Mapping[str, Any]] = ()) -> Tokens:
-        """int64 [T], at least one token: what sampling continues; the end of it if it is longer than `max_prompt_length`."""
+        """int64 [T], at least one token: the prompt that sampling continues, cut to its last `max_prompt_length` tokens."""
         return self.encode_prompts([(prompt, tools)])[0]
 
     def encode_prompts(self, prompts: Sequence[tuple[Text, Sequence[Mapping[str, Any]]]]) -> list[Tokens]:
-        """As `encode_prompt` of each (prompt, tools), tokenised together."""
+        """Like `encode_prompt` for each (prompt, tools), tokenised together."""
         texts: dict[bool, dict[int, str]] = {False: {}, True: {}}  # whether the tokenizer adds its special tokens -> row -> text
         for row, (prompt, tools) in enumerate(prompts):
             messages = self._messages(prompt)
@@ -180,7 +180,7 @@ class TextEncoder:
         return prompt if self.max_prompt_length is None else prompt[-self.max_prompt_length :]
 
     def prompt_remarks(self, prompt: Text, tools: Sequence[Mapping[str, Any]] = ()) -> frozenset[str]:
-        """What differs between a prompt and its tokens: keys of REMARKS. The prompt is one that `encode_prompt` accepts."""
+        """The differences between a prompt and its tokens: keys of REMARKS. `encode_prompt` must accept the prompt."""
         messages = self._messages(prompt)
         if messages is None:
             return frozenset({"special_text"} if self._spells_special(str(prompt)) else ())
@@ -191,12 +191,12 @@ class TextEncoder:
         return frozenset(found)
 
     def _spells_special(self, prompt: str) -> bool:
-        """Whether a prompt of plain text spells special tokens, beyond a first bos and what the chat template has written."""
+        """Whether a plain-text prompt spells special tokens, except a leading bos and those written by the chat template."""
         bare = prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")
         return not self.is_rendered(prompt) and bool(self.control_tokens.pattern.search(bare))
 
     def encode_written(self, texts: Sequence[tuple[Written, bool]]) -> list[Encoded]:
-        """The examples that `write` made, as tokens."""
+        """The tokens of the examples that `write` rendered."""
         encoded = [Encoded(np.zeros(0, dtype=np.int64), 0, refused=written.refused) for written, _ in texts]
         for special in (False, True):
             rows = [row for row, (written, adds) in enumerate(texts) if adds == special and written.refused is None]
@@ -220,9 +220,10 @@ class TextEncoder:
         return encoded
 
     def _openings(self, written: Sequence[Written], *, special: bool) -> list[list[tuple[int, int, Tokens]]]:
-        """Of each prompt, and of what stands before each later turn: its end, where its last part begins, and that part's tokens.
+        """For each prompt, and for the text before each later turn: its end, the start of its last part, and that part's tokens.
 
-        They are those that sampling reads: where words follow, a tokenizer may cut otherwise, though no token has text of both.
+        These are the tokens that sampling reads: with text after it, a tokenizer may split the prompt differently even if no
+        token spans both.
         """
         places: list[list[tuple[int, int]]] = []
         for each in written:
@@ -239,7 +240,7 @@ class TextEncoder:
         return [[(begin, place, made[each.text[place:begin]].tokens) for begin, place in own] for each, own in pairs]
 
     def _cuts(self, written: Sequence[Written], *, special: bool) -> list[Cut | JoinedCut]:
-        """The tokens of each example; what prompts have in common, up to where a text may be cut, is tokenised once."""
+        """The tokens of each example; common beginnings of prompts, up to a safe split point, are tokenised once."""
         if special or not written:
             return list(self._encode_texts([each.text for each in written], special=special))
         before = [(self._lead or "") if each.apart else "" for each in written]
@@ -262,17 +263,17 @@ class TextEncoder:
 
     @cached_property
     def _lead(self) -> str | None:
-        """What words are put after so that they are tokenised as in the middle of a text; None if nothing is known."""
+        """A prefix after which words are tokenised as in the middle of a text; None if none is known."""
         marks = (mark for mark in self._cutting_marks if not self._added[mark].rstrip)
         return middle_lead(self._encode_text, marks) if self.tokenizer.is_fast else None
 
     def _last_mark(self, text: str, end: int) -> int:
-        """Where the last token before `end` begins at which a text may be cut; 0 without one."""
+        """The start of the last token before `end` at which a text may be split; 0 without one."""
         return max([0, *(text.rfind(mark, 0, end) for mark in self._cutting_marks)])
 
     @cached_property
     def _cutting_marks(self) -> tuple[str, ...]:
-        """The special tokens of the chat template at whose beginning a text may be cut into parts that are tokenised alone."""
+        """The chat template's special tokens before which a text may be split and tokenised in parts."""
         try:
             opening = self.template.render(({"role": "user", "content": "?"},), opens=True)
         except UnsafeExampleError:
@@ -280,7 +281,7 @@ class TextEncoder:
         return cutting_marks(self.tokenizer, [token for token in self._special_tokens if token in opening], self._encode_text)
 
     def begin(self) -> Tokens:
-        """int64 [1], what predicts the first token when there is no prompt: bos, or eos where there is no bos."""
+        """int64 [1], the token that predicts the first one if there is no prompt: bos, or eos if there is no bos."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return np.array([token], dtype=np.int64)
@@ -297,7 +298,7 @@ class TextEncoder:
         return tuple(prompt)
 
     def write(self, examples: Sequence[Example]) -> list[tuple[Written, bool]]:
-        """Each example as text, and whether the tokenizer adds its special tokens to it. Of plain text, `turns` is empty."""
+        """Each example as text, and whether the tokenizer adds its special tokens. For plain text, `turns` is empty."""
         written: list[tuple[Written, bool]] = [(Written(), self.applies_plain_chat)] * len(examples)
         chats: dict[int, tuple[tuple[Message, ...], tuple[Message, ...], Sequence[Mapping[str, Any]]]] = {}
         for row, (prompt, completion, tools) in enumerate(examples):
@@ -316,7 +317,7 @@ class TextEncoder:
         return written
 
     def _plain(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
-        """Plain text up to the first token that ends generation, which is added where there is none."""
+        """Plain text up to the first end-of-generation token, which is appended if missing."""
         inside, merges = self._begin_of(cut, written.prompt_length)
         tokens, remarks = cut.tokens, written.remarks | ({"boundary"} if merges else set())
         if self._spells_special(written.text[: written.prompt_length]):
@@ -333,7 +334,7 @@ class TextEncoder:
         return Encoded(tokens, inside, remarks=remarks)
 
     def _chat(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
-        """A conversation up to the end of its last turn; what lies between the turns is context."""
+        """A conversation up to the end of its last turn; the text between turns is context."""
         inside, merges = self._begin_of(cut, written.prompt_length)
         ends = [cut.before(end, whole=False) for _, end in written.turns]
         begins = [inside if begin == written.prompt_length else self._begin_of(cut, begin)[0] for begin, _ in written.turns]
@@ -354,9 +355,9 @@ class TextEncoder:
         return Encoded(tokens, inside, None if learned.all() else learned, remarks)
 
     def _begin_of(self, cut: Cut | JoinedCut, place: int) -> tuple[int, bool]:
-        """How many tokens come before a turn that begins at a place, and whether the next one has text of both sides.
+        """The number of tokens before a turn that begins at a position, and whether the next token spans that position.
 
-        A special token that takes the white space after it, as Phi 3's `<|assistant|>` does, belongs to what comes before.
+        A special token that absorbs the white space after it, like Phi 3's `<|assistant|>`, belongs to the text before.
         """
         count, merges = cut.before(place), cut.straddles(place)
         if merges and int(cut.tokens[count]) in self._special_tokens.values():
@@ -366,7 +367,7 @@ class TextEncoder:
     # ---- tokens ----------------------------------------------------------------------------------------------------------------
 
     def _encode_texts(self, texts: list[str], *, special: bool) -> list[Cut]:
-        """Tokens of each text, without those that the tokenizer closes a text with, and where each one lies."""
+        """The tokens of each text, without the special tokens that close a text, with their positions."""
         if not self.tokenizer.is_fast or not texts:
             slowly = partial(self._slowly, special=special)
             return [Cut(slowly(text), text, slowly=slowly) for text in texts]
@@ -374,7 +375,7 @@ class TextEncoder:
             return [Cut(tokens, text, places) for text, (tokens, places) in zip(texts, self.words.of(texts), strict=True)]
         batch = self.tokenizer(
             texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )  # verbose: a warning of long texts, from each process; those that the policy does not read are counted
+        )  # verbose would warn about long texts in each process; texts that are too long are counted elsewhere
         parts = zip(texts, batch["input_ids"], batch.encodings, strict=True)
         if not special:
             return [Cut(np.array(ids, dtype=np.int64), text, encoding) for text, ids, encoding in parts]
@@ -391,7 +392,7 @@ class TextEncoder:
         return self._encode_texts([text], special=False)[0]
 
     def _slowly(self, text: str, *, special: bool) -> Tokens:
-        """The tokens of a tokenizer that does not say where they lie."""
+        """The tokens from a tokenizer that does not report offsets."""
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         added = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) if special else [0] * len(ids)
         tokens = np.asarray(without_trailing_special(ids, added), dtype=np.int64)

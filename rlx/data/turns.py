@@ -1,4 +1,4 @@
-"""What a message of a conversation says: its text, its reasoning, its calls of tools."""
+"""The content of a conversation's message: its text, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlx.task.base import Message
 
-_SPEAKERS = ("\n\nHuman:", "\n\nAssistant:")  # of a transcript in plain text, as in Anthropic's HH
-REASONING = ("reasoning_content", "thinking", "reasoning")  # the fields of a message that hold it
+_SPEAKERS = ("\n\nHuman:", "\n\nAssistant:")  # speakers in plain-text transcripts, as in Anthropic's HH
+REASONING = ("reasoning_content", "thinking", "reasoning")  # the message fields for reasoning
 
 
 def special_pattern(special: Iterable[str]) -> re.Pattern[str]:
-    """Finds the texts of special tokens, of two that begin alike the longer one."""
+    """A pattern that finds the texts of special tokens, preferring the longer of two with a common beginning."""
     return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
 
 
 def refused_transcript(prompt: str, completion: str) -> tuple[str, str] | None:
-    """Why a completion of a transcript is not learned: others speak in it, as where the sides differ before the last answer."""
+    """Why a transcript's completion is left out: it contains turns of others, as when the sides differ before the last answer."""
     goes_on = _SPEAKERS[0] in prompt and any(speaker in completion for speaker in _SPEAKERS)
     return ("others_speak", "") if goes_on else None
 
@@ -32,19 +32,19 @@ def is_prefilled(messages: Sequence[Message]) -> bool:
 
 
 def excluded(messages: Iterable[Message]) -> set[str]:
-    """The remarks on weights: answers that the data takes out, and turns of others that it would have learned."""
+    """The remarks on weights: answers that the data excludes, and turns of others that it would have learned."""
     weighed = [message for message in messages if "weight" in message]
     return {"excluded" if message.get("role") == "assistant" else "others_weighed" for message in weighed}
 
 
 def joined(begun: Message, rest: Message) -> Message:
-    """An answer and its continuation as one message, which is learned as the continuation is."""
+    """An answer and its continuation as one message, learned if the continuation is."""
     begun = {name: value for name, value in begun.items() if name != "weight"}
     return {**begun, **rest, "content": content_of(begun) + content_of(rest)}
 
 
 def with_arguments(call: Any, *, as_text: bool) -> Any:
-    """A call of a tool with its arguments as JSON text, or as an object; unchanged where they are neither."""
+    """A tool call with its arguments as JSON text or as an object; unchanged if they are neither."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         return call
@@ -59,47 +59,47 @@ def with_arguments(call: Any, *, as_text: bool) -> Any:
 
 
 def content_of(message: Message) -> str:
-    """The text of a message; empty if there is none."""
+    """The text of a message; "" if there is none."""
     content = message.get("content")
     return content if isinstance(content, str) else ""
 
 
 def field_reasoning(message: Message) -> str:
-    """The reasoning that a message has in a field of its own; empty without."""
+    """The reasoning in a message's reasoning field; "" if there is none."""
     return next((str(message[name]) for name in REASONING if message.get(name)), "")
 
 
 def reasoning_of(message: Message) -> str:
-    """The reasoning of a message, in a field or before `</think>` in its text; empty without."""
+    """The reasoning of a message, in a field or before `</think>` in its text; "" if there is none."""
     return field_reasoning(message) or content_of(message).rpartition("</think>")[0].replace("<think>", "").strip()
 
 
 def calls_of(message: Message) -> str:
-    """The calls of tools of a message as JSON text; empty without."""
+    """The tool calls of a message as JSON text; empty if there are none."""
     calls = message.get("tool_calls")
     return json.dumps(calls, ensure_ascii=False, default=str) if calls else ""
 
 
 def said_in(message: Message) -> str:
-    """All that a message says: reasoning, text and calls."""
+    """The whole content of a message: reasoning, text and calls."""
     return "\n".join((field_reasoning(message), content_of(message), calls_of(message)))
 
 
 def loses(message: Message, said: str) -> bool:
-    """Whether some of a message's words, in content or reasoning, are not in what the template wrote."""
+    """Whether some words of a message's content or reasoning are missing in the rendered text."""
     return any(
         part not in said and _squashed(part) not in _squashed(said) for part in (content_of(message), field_reasoning(message))
     )
 
 
 def dropped(message: Message, said: str) -> set[str]:
-    """The remarks on what the template left out of a message."""
+    """The remarks on parts of a message that the template left out."""
     parts = {"reasoning_dropped": field_reasoning(message), "content_dropped": content_of(message)}
     return {remark for remark, part in parts.items() if part not in said and _squashed(part) not in _squashed(said)}
 
 
 def unseen(messages: Iterable[Message], text: str) -> set[str]:
-    """The remarks on messages whose words are not in what the template wrote, as JSON or not; the assistant's reasoning apart."""
+    """The remarks on messages whose words are missing in the rendered text, as JSON or not, except the assistant's reasoning."""
     found = set()
     for message in messages:
         is_own, words = message.get("role") == "assistant", content_of(message).strip()
@@ -113,5 +113,5 @@ def unseen(messages: Iterable[Message], text: str) -> set[str]:
 
 
 def _squashed(text: str) -> str:
-    """Without white space, which templates strip and add."""
+    """A text without white space, which templates strip and add."""
     return "".join(text.split())

@@ -1,4 +1,4 @@
-"""Tokenises texts word by word, each different word once, for tokenizers that never join what a single space parts."""
+"""Tokenises texts word by word, each distinct word once, for tokenizers whose tokens never cross a single space."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tokenizers.models import BPE
 from rlx.data.sequences import Tokens
 
 _BETWEEN_WORDS = re.compile(r" (?<=\S )(?=\S)")
-_MOST_KEPT, _MOST_CHARACTERS = 50_000, 2_000_000  # of the words whose tokens are remembered: some 50 MB
+_MOST_KEPT, _MOST_CHARACTERS = 50_000, 2_000_000  # limits of the cache of word tokens: about 50 MB
 _LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# Patterns in which no piece goes on over a space that stands alone between two other characters: a piece begins with it.
+# Patterns in which a piece never continues over a single space between two other characters; a new piece begins there.
 _PATTERNS = {_LLAMA_3, _LLAMA_3.replace("{1,3}", "")}  # the second is that of Qwen 2 and 2.5
 
 
 def parts_at_spaces(tokenizer: Any) -> bool:
-    """Whether a text may be cut before a single space between two other characters: the parts have the tokens of the whole.
+    """Whether a text may be split before a single space between two other characters: the parts have the tokens of the whole.
 
-    So it is where byte-level BPE follows the pattern of GPT-2, Llama 3 or Qwen 2, in which a word takes the space before it, and
-    no added token has a space or takes the white space beside it. Of any other tokenizer it is not known.
+    True if byte-level BPE uses the pattern of GPT-2, Llama 3 or Qwen 2, in which a word includes the space before it, and no
+    added token contains a space or absorbs white space beside it. For any other tokenizer it is unknown, so False.
     """
     if not tokenizer.is_fast or getattr(tokenizer, "split_special_tokens", False):
         return False
@@ -41,14 +41,14 @@ def parts_at_spaces(tokenizer: Any) -> bool:
         return False
     after = {} if backend.post_processor is None else json.loads(backend.post_processor.__getstate__())
     if any(step.get("trim_offsets") for step in after.get("processors", [after])):
-        return False  # the first token of a text begins elsewhere than that of a word
+        return False  # the first token of a text would begin at another position than that of a word
     made = json.loads(backend.pre_tokenizer.__getstate__())
     steps = [_step(step) for step in made.get("pretokenizers", [made])]
     return None not in steps and True in steps
 
 
 def _step(made: dict[str, Any]) -> bool | None:
-    """Whether a step of a pre-tokenizer begins pieces at spaces; None if it may join what a space parts."""
+    """Whether a pre-tokenizer step begins pieces at spaces; None if it may join text across a space."""
     if made["type"] == "Split" and made["pattern"].get("Regex") in _PATTERNS and made["behavior"] == "Isolated":
         return None if made["invert"] else True
     if made["type"] == "ByteLevel" and not made["add_prefix_space"]:
@@ -57,21 +57,21 @@ def _step(made: dict[str, Any]) -> bool | None:
 
 
 class WordTokens:
-    """Tokenises texts by their words. encode: what a fast tokenizer makes of texts, an Encoding of each."""
+    """Tokenises texts by their words. encode: a fast tokenizer's batch encoding, one Encoding per text."""
 
     def __init__(self, encode: Callable[[list[str]], Sequence[Any]]) -> None:
         self._encode = encode
         self._forget()
 
     def _forget(self) -> None:
-        # A word that begins a text is known with a space before it, any other one without the space that stands before it.
+        # A word at the beginning of a text is stored with a space before it, any other word without its leading space.
         self._numbers: dict[str, int] = defaultdict(count().__next__)
         self._encodings: list[Any] = []
         self._tokens = self._sizes = self._lengths = np.zeros(0, dtype=np.int64)  # of each word its tokens, characters
 
     @staticmethod
     def copied(tokenizer: Any) -> WordTokens | None:
-        """With a copy of a tokenizer, which may be at work in another thread; None if it does not part words."""
+        """An instance with a copy of a tokenizer, usable in another thread; None if the tokenizer joins words."""
         if not parts_at_spaces(tokenizer):
             return None
         copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -80,7 +80,7 @@ class WordTokens:
         return WordTokens(partial(copy.encode_batch, add_special_tokens=False))
 
     def of(self, texts: Sequence[str]) -> list[tuple[Tokens, WordPlaces]]:
-        """Of each text int64 [T], its tokens, and where they lie."""
+        """For each text int64 [T], its tokens, and their positions."""
         if len(self._encodings) > _MOST_KEPT or int(self._lengths.sum()) > _MOST_CHARACTERS:
             self._forget()
         words = [_BETWEEN_WORDS.split(text) for text in texts]
@@ -99,7 +99,7 @@ class WordTokens:
         return [(tokens[begin:end], place) for (begin, end), place in zip(pairwise(cuts), places, strict=True)]
 
     def _learn(self) -> None:
-        """Tokenise the words that have a number and no tokens yet."""
+        """Tokenise the words that have an index but no tokens yet."""
         new = list(islice(reversed(self._numbers), len(self._numbers) - len(self._encodings)))[::-1]
         if not new:
             return
@@ -114,9 +114,9 @@ class WordTokens:
 
 @dataclass(frozen=True, eq=False)
 class WordPlaces:
-    """Where the tokens of a text lie in it, as an Encoding of the whole says it.
+    """The positions of the tokens of a text, with the interface of an Encoding of the whole text.
 
-    which: int64 [W], the number in `encodings` of each word of many texts. tokens, characters: int64 [W + 1], how many come
+    which: int64 [W], the index in `encodings` of each word of many texts. tokens, characters: int64 [W + 1], how many come
     before each word. first, last: the words of this text.
     """
 
@@ -128,7 +128,7 @@ class WordPlaces:
     last: int
 
     def char_to_token(self, place: int) -> int | None:
-        """The first token in which the character at a place lies; None without one."""
+        """The first token that contains the character at a position; None without one."""
         begin = int(self.characters[self.first])
         word = int(self.characters.searchsorted(begin + place, side="right")) - 1
         if word >= self.last:
@@ -137,7 +137,7 @@ class WordPlaces:
         return None if found is None else int(self.tokens[word] - self.tokens[self.first]) + int(found)
 
     def token_to_chars(self, token: int) -> tuple[int, int] | None:
-        """Where a token begins and ends; None without one."""
+        """The begin and end of a token; None without one."""
         begin = int(self.tokens[self.first])
         word = int(self.tokens.searchsorted(begin + token, side="right")) - 1
         if word >= self.last:
@@ -148,7 +148,7 @@ class WordPlaces:
 
     @property
     def offsets(self) -> list[tuple[int, int]]:
-        """Where each token begins and ends."""
+        """The begin and end of each token."""
         own = slice(self.first, self.last)
         words = zip((self.characters[own] - self.characters[self.first]).tolist(), self.which[own].tolist(), strict=True)
         return [(start + at, end + at) for at, word in words for start, end in self.encodings[word].offsets]
