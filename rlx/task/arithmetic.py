@@ -1,4 +1,4 @@
-"""Sums of two numbers: the built-in task, small enough to learn in seconds and hard enough to tell algorithms apart."""
+"""Sums of two numbers: the built-in task, small enough to learn in seconds and hard enough to distinguish algorithms."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HELD_OUT_SHARE = 0.1
 class Arithmetic(RewardedTask):
     """Prompts `a+b=` for a and b in 0..max_operand; the answer is the sum.
 
-    A tenth of the prompts is held out, by a hash of the prompt: the same prompt is on the same side for every max_operand.
-    A pair is the sum and a wrong answer of the same length, which the prompt's hash chooses.
+    A tenth of the prompts is held out, by a hash of the prompt, so a prompt is in the same split for every max_operand.
+    A pair is the sum and a wrong answer of the same length, chosen by the prompt's hash.
     label_noise: share of the training pairs that are flipped.
     """
 
@@ -41,7 +41,7 @@ class Arithmetic(RewardedTask):
         return _held_out_pairs(self.max_operand)
 
 
-# Kept for the process: the jobs of a sweep have the same task, and making it took a quarter of a short one.
+# Cached per process: the jobs of a sweep share the task, and creating it took a quarter of a short job.
 
 
 @lru_cache(maxsize=2)
@@ -70,7 +70,7 @@ def _held_out_pairs(max_operand: int) -> tuple[Pair, ...]:
 def as_pair(prompt: Prompt) -> Pair:
     """The pair of a prompt: chosen is the sum, rejected an answer of the same length whose last digits (at least one) are wrong.
 
-    All digits from the first wrong one on are wrong, so the loss never lowers a digit that is right in its place.
+    All digits from the first wrong one on are wrong, so the loss never lowers a digit that is correct in its place.
     """
     answer = str(prompt.columns["answer"])
     first_wrong = int(_draw(prompt, "place") * len(answer))

@@ -16,13 +16,13 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 Text = str | tuple[Message, ...]  # plain text, or the messages of a conversation
 
 ROLES = ("system", "developer", "user", "assistant", "tool")  # who speaks in a conversation
-OF_PAIRS = ("pair_accuracy", "log_likelihood")  # scores that are measured on held-out pairs, of which one side may be absent
-LARGEST = 3e38  # rewards are kept in float32, in which a larger number is infinite
+OF_PAIRS = ("pair_accuracy", "log_likelihood")  # scores measured on held-out pairs, of which one side may be absent
+LARGEST = 3e38  # rewards are stored in float32, in which a larger number is infinite
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt, and in `columns` what the task knows about it (such as the answer), which its rewards read.
+    """A prompt, with `columns` of further data about it (such as the answer), which rewards read.
 
     tools: the schemas of the tools that the assistant may call, for the chat template.
     """
@@ -36,11 +36,11 @@ class Prompt:
 class Pair:
     """A prompt with a better and a worse completion. The completions continue the prompt's text or conversation.
 
-    scores: how good the two are, where the data says so (for losses that ask for it).
+    scores: of the two completions, if the data has them (for losses that need them).
     label: None for an ordinary pair. A single completion leaves the other side empty: (True, None) is a desirable one, in
-    `chosen`; (None, False) is an undesirable one, in `rejected`. source: the place in the data, for errors.
+    `chosen`; (None, False) is an undesirable one, in `rejected`. source: the location in the data, for errors.
     tools: the schemas of the tools that the assistant may call.
-    lacks: what its row lacks to be learned from, such as "'chosen' is null"; such a pair has no words, is dropped, and counted.
+    lacks: what is missing in its row, such as "'chosen' is null"; such a pair has no text, and is dropped and counted.
     Example: Pair(prompt="12+34=", chosen="46", rejected="47").
     """
 
@@ -54,14 +54,14 @@ class Pair:
     lacks: str = ""
 
     def flipped(self) -> Pair:
-        """The pair with chosen, rejected and their scores exchanged; a single completion gets the other label."""
+        """The pair with chosen, rejected and their scores swapped; a single completion gets the other label."""
         scores = None if self.scores is None else (self.scores[1], self.scores[0])
         label = None if self.label is None else (_other(self.label[1]), _other(self.label[0]))
         return replace(self, chosen=self.rejected, rejected=self.chosen, scores=scores, label=label)
 
 
 class Pairs(tuple[Pair, ...]):
-    """Pairs that are known under a name, in every process: equal names mean equal pairs."""
+    """Pairs with a name that is valid in every process: equal names mean equal pairs."""
 
     name: str
 
@@ -74,7 +74,7 @@ class Pairs(tuple[Pair, ...]):
 
 
 def is_learned(message: Message) -> bool:
-    """Whether the assistant wrote a message, and the data does not take it out of what is learned by a weight of 0."""
+    """Whether the assistant wrote a message, and the data does not exclude it from learning by a weight of 0."""
     return message.get("role") == "assistant" and message.get("weight") != 0
 
 
@@ -84,9 +84,9 @@ def _other(label: bool | None) -> bool | None:
 
 @dataclass(frozen=True)
 class Earned:
-    """A part of a completion's reward and where it was earned: in a turn of the assistant, at the end of its text or before.
+    """A part of a completion's reward and where it was earned: the turn of the assistant and the position in its text.
 
-    turn: its number, from 0. end: how many characters of its text come before the place; None: all.
+    turn: its index, from 0. end: the position, in characters of the turn's text; None: its end.
     """
 
     value: float
@@ -96,7 +96,7 @@ class Earned:
 
 @dataclass(frozen=True)
 class Graded:
-    """The rewards of one completion. parts: by name, "reward" their weighted sum; earned: that sum in pieces."""
+    """The rewards of one completion. parts: by name, with their weighted sum as "reward"; earned: that sum by location."""
 
     parts: dict[str, float]
     earned: tuple[Earned, ...]
@@ -104,47 +104,46 @@ class Graded:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Ranged):
-    """Base of all tasks. `offers` lists what it has for algorithms: "pairs", "rewards"; "labels" if each pair has one side alone.
-
-    "demonstrations" where pairs have a chosen side alone; whoever has pairs has demonstrations too, their chosen sides.
+    """Base of all tasks. `offers` lists what it provides for algorithms: "pairs", "rewards"; "labels" if each pair has only one
+    side; "demonstrations" if pairs have only a chosen side. A task with pairs also provides demonstrations, their chosen sides.
 
     name: shown in tables and recorded; runs of different tasks are not compared.
-    max_new_tokens: longest completion that is sampled, end-of-sequence token included.
+    max_new_tokens: longest sampled completion, including its end-of-sequence token.
     """
 
     offers: ClassVar[frozenset[str]]
-    # accuracy, greedy_reward, pair_accuracy or log_likelihood: the figure of an evaluation by which runs are compared
+    # accuracy, greedy_reward, pair_accuracy or log_likelihood: the evaluation metric by which runs are compared
     score: ClassVar[str]
 
     name: str
     max_new_tokens: int = count()
 
     def keep_in(self, store: Any) -> None:
-        """Where the task may keep what it reads for later runs: an rlx.data.pair_store.PairStore."""
+        """Set the rlx.data.pair_store.PairStore in which the task may cache pairs for later runs."""
 
     @property
     def has_pairs(self) -> bool:
-        """Whether `pairs` has something to learn from: pairs, or demonstrations, of which the rejected side is absent."""
+        """Whether `pairs` gives training data: pairs, or demonstrations, whose rejected side is absent."""
         return not self.offers.isdisjoint(("pairs", "demonstrations"))
 
     def pairs(self) -> Sequence[Pair]:
-        """The pairs to learn from, always in the same order."""
+        """The training pairs, always in the same order."""
         raise ConfigError(f"task {self.name} has no preference pairs; task=preference_file has, among others")
 
     def held_out_pairs(self) -> Sequence[Pair]:
-        """Pairs that are never learned from and belong to the task, not to a run's seed."""
+        """Pairs never used for training; they depend on the task, not on a run's seed."""
         return ()
 
     def prompts(self) -> Sequence[Prompt]:
-        """The prompts to learn from, always in the same order."""
+        """The training prompts, always in the same order."""
         raise ConfigError(f"task {self.name} has no prompts to learn from")
 
     def held_out_prompts(self) -> Sequence[Prompt]:
-        """Prompts that are never learned from."""
+        """Prompts never used for training."""
         return ()
 
     def dropped_rows(self) -> Sequence[tuple[str, str]]:
-        """(place, what is lacking) of each row of its files that gives no prompt; what gives no pair is among `pairs`."""
+        """(location, what is missing) for each file row that gives no prompt; rows that give no pair are in `pairs`."""
         return ()
 
     def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:
@@ -159,19 +158,19 @@ class Task(Ranged):
         return [self._rewarded(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
     def grade_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Graded]:
-        """As `reward_all`, with the places in the completions where the rewards were earned."""
+        """Like `reward_all`, with the locations in the completions where the rewards were earned."""
         turns = [prompt.columns.get("turns", (completion,)) for prompt, completion in zip(prompts, completions, strict=True)]
         parts = self.reward_all(prompts, completions)
         return [Graded(part, (Earned(part["reward"], len(own) - 1),)) for part, own in zip(parts, turns, strict=True)]
 
     @property
     def interaction(self) -> Any:
-        """An rlx.task.environment.Interaction: how its conversations are played; None if a completion is one turn."""
+        """The rlx.task.environment.Interaction that plays its conversations; None if a completion is one turn."""
         return None
 
     @property
     def curriculum(self) -> Any:
-        """An rlx.task.base.Curriculum: which prompts to learn from are drawn when; None if all are drawn alike."""
+        """The rlx.task.base.Curriculum that decides when training prompts are drawn; None if all are drawn equally."""
         return None
 
     def _rewarded(self, prompt: Prompt, completion: str) -> dict[str, float]:
@@ -180,7 +179,7 @@ class Task(Ranged):
             given = self.reward(prompt, completion)
         except RlxError:
             raise
-        except Exception as error:  # a reward is the user's code
+        except Exception as error:  # rewards are user code
             raise TrainingError(f"the reward of task {self.name} raised {type(error).__name__}: {error}, {where}") from error
         reward = {name: finite(value) for name, value in given.items()}
         bad = [name for name, value in reward.items() if value is None]
@@ -190,11 +189,11 @@ class Task(Ranged):
         return {name: value for name, value in reward.items() if value is not None}
 
     def full_reward_value(self) -> float | None:
-        """The reward of a completion that counts as right; None if the task defines no such reward."""
+        """The reward from which a completion counts as correct; None if the task defines none."""
         return 1.0
 
     def score_facts(self) -> str:
-        """What the score is, as text."""
+        """A description of the score."""
         return f"{self.score}, on what is held out"
 
     def facts(self) -> Mapping[str, str]:
@@ -202,16 +201,16 @@ class Task(Ranged):
         return {}
 
     def notes(self) -> Sequence[str]:
-        """Lines for the user about the data: columns recognised by their names, and columns that are not read."""
+        """Notes for the user about the data: columns recognised by their names, and columns that are not read."""
         return ()
 
     def content_hash(self) -> str:
-        """A hash of the data that the config names but does not contain (a file's content); empty if there is none."""
+        """A hash of the data that the config names but does not contain (a file's content); "" if there is none."""
         return ""
 
 
 def finite(value: Any) -> float | None:
-    """`value` as a finite number within float32; None if it is none. Text gives None, even if it spells a number."""
+    """`value` as a finite number within float32, else None. Text gives None, even if it spells a number."""
     if isinstance(value, (str, bytes)) or value is None:
         return None
     try:
@@ -225,18 +224,18 @@ _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=dict).
 
 
 def content_uniform(text: Any, *, salt: str) -> float:
-    """A number in [0, 1) that depends on the content alone: the same prompt lies on the same side of a split in every run."""
+    """A number in [0, 1) that depends only on the content, so that a prompt is in the same split in every run."""
     canonical = _canonical([salt, text])
     return int.from_bytes(hashlib.blake2b(canonical.encode(), digest_size=8).digest(), "big") / 2.0**64
 
 
 def content_digest(content: Any) -> str:
-    """16 hexadecimal digits that depend on the content alone, such as the prompts of an evaluation in their order."""
+    """16 hexadecimal digits that depend only on the content, such as the prompts of an evaluation in order."""
     return hashlib.blake2b(_canonical(content).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, ...]:
-    """Pairs of which a share is flipped, chosen by content. 0 changes nothing, 1 flips all."""
+    """Flip a share of the pairs, chosen by content. 0 changes nothing, 1 flips all."""
     if not 0 <= label_noise <= 1:
         raise ConfigError(
             f"task.label_noise is {label_noise}; it is the share of training pairs that are flipped, between 0 and 1"
@@ -250,7 +249,7 @@ def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, .
 
 
 def pass_at_k(num_right: int, num_samples: int, k: int) -> float:
-    """The unbiased estimate of the probability that one of k completions is right, where `num_right` of `num_samples` are.
+    """The unbiased estimate of the probability that at least one of k completions is correct, given `num_right` of `num_samples`.
 
     1 - C(n - c, k) / C(n, k), Chen et al. 2021 (arXiv:2107.03374). Example: pass_at_k(1, 4, 2) == 0.5.
     """
@@ -261,11 +260,11 @@ def pass_at_k(num_right: int, num_samples: int, k: int) -> float:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The difficulty of a task's prompts to learn from.
+    """The difficulty of a task's training prompts.
 
-    levels: of each prompt, in their order; every level from the smallest to the largest has prompts. start: the first level.
-    raise_at: the success, from 0 to 1, at which the level rises by one, as the mean of `raise_after` steps; after as many
-    steps with less it is counted anew. None: it stays.
+    levels: the level of each prompt, in order; every level from the smallest to the largest has prompts. start: the first level.
+    raise_at: the level rises by one when the mean success, from 0 to 1, over `raise_after` steps reaches this; otherwise counting
+    starts again. None: the level never rises.
     """
 
     levels: tuple[int, ...]
@@ -280,5 +279,5 @@ class Curriculum:
 
     @property
     def highest(self) -> int:
-        """The number of the last level."""
+        """The last level."""
         return max(self.levels)

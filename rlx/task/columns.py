@@ -1,4 +1,4 @@
-"""Finds the columns of a data file, by the names that the task's config gives or those that well-known data sets use."""
+"""Finds the columns of a data file, by the names in the task's config or the names that well-known data sets use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rlx.task.messages import as_conversation, is_transcript, spells_messages
 from rlx.task.table import AbsentError, column, files_hash, find_files, read_rows
 
 T = TypeVar("T")
-CONVERSATIONS = ("messages", "conversations", "conversation")  # columns of whole conversations, their last answer too
-# Purpose of a column -> other names that well-known data sets give it.
+CONVERSATIONS = ("messages", "conversations", "conversation")  # columns of whole conversations, including the last answer
+# Purpose of a column -> its names in well-known data sets.
 KNOWN = {
     "prompt": ("question", "problem", "instruction", "query", "history", "input", *CONVERSATIONS),  # Orca, GSM8K, MATH, SHP, ...
     "chosen": ("chosen_response", "response_chosen", "preferred", "accepted"),
@@ -32,7 +32,7 @@ SCORES = tuple(  # of UltraFeedback, Capybara and others
     (pattern.format("chosen"), pattern.format("rejected"))
     for pattern in ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
 )
-# Purpose -> what to do where no column has it.
+# Purpose -> advice if no column has it.
 _MENDS = {
     "chosen": "rlx learns from a better and a worse completion in columns of their own: name them by task.chosen_key and "
     "task.rejected_key, or write such columns out of ranks and ratings first; demonstrations (conversations, or a prompt and one "
@@ -43,9 +43,9 @@ _MENDS = {
     "algorithm=sft learns the chosen ones",
     "answer": "set task.answer_key to the right one, or to null where no reward needs an answer",
 }
-_SHARED = ({"answer", "completion"}, {"answer", "chosen"})  # purposes of one column: what is learned is what a reward asks for
-_BELOW = ("input", "context")  # what Alpaca and Dolly give beside an instruction
-_LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}  # as tables of text have them
+_SHARED = ({"answer", "completion"}, {"answer", "chosen"})  # purposes that may share a column
+_BELOW = ("input", "context")  # additional input beside an instruction in Alpaca and Dolly
+_LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}  # spellings in text tables
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -54,7 +54,7 @@ class Columns:
     """The columns of one file, and which of them a task reads.
 
     given: purpose of a column -> its name in the task's config; by default the purpose is the name.
-    seen: every column that any row has. read: the columns that the task has read. recognised: purpose -> the well-known name.
+    seen: all columns of all rows. read: the columns that the task has read. recognised: purpose -> the well-known name.
     filled: purposes for which some row has a value.
     """
 
@@ -64,10 +64,10 @@ class Columns:
     recognised: dict[str, str] = field(default_factory=dict)
     filled: set[str] = field(default_factory=set)
     _latest: tuple[str, ...] = ()
-    _names: dict[str, str | None] = field(default_factory=dict)  # purpose -> the column, of rows with the latest columns
+    _names: dict[str, str | None] = field(default_factory=dict)  # purpose -> column, for the current set of columns
 
     def saw(self, row: Mapping[str, Any]) -> None:
-        """Remember the columns of a row."""
+        """Record the columns of a row."""
         names = tuple(row)
         if names != self._latest:
             self._latest, self._names = names, {}
@@ -83,12 +83,12 @@ class Columns:
             self._names[purpose] = self._found(row, purpose)
             self._require_own(row, purpose)
         name = self._names[purpose]
-        if name is not None and row[name] is None:  # null hides no column of another name
+        if name is not None and row[name] is None:  # a null value does not hide another column for the purpose
             return self._found({name: value for name, value in row.items() if value is not None}, purpose) or name
         return name
 
     def _require_own(self, row: Mapping[str, Any], purpose: str) -> None:
-        """Raise DataError if a column has another purpose already: an answer would be part of its prompt, say."""
+        """Raise DataError if a column already has another purpose; an answer could otherwise become part of its prompt."""
         name = self._names[purpose]
         given = {other: own for other, own in self.given.items() if own in row}
         for other, taken in {**given, **self._names}.items():
@@ -112,7 +112,7 @@ class Columns:
         return name
 
     def conversation(self, row: Mapping[str, Any]) -> str | None:
-        """The column of a whole conversation, also where there is another one of its prompt; None without, or by the config."""
+        """The column with a whole conversation, even if there is a prompt column; None without one, or if the config says so."""
         given = self.given.get("prompt")
         if given != "prompt":
             return given if given is not None and _is_whole(row.get(given)) else None
@@ -124,14 +124,14 @@ class Columns:
         return next((name for name in names if row[name] is not None), names[0] if names else None)
 
     def prompt(self, row: Mapping[str, Any], name: str) -> Any:
-        """What the column of the prompt holds; an instruction of Alpaca or Dolly has what was given with it below it."""
+        """The prompt column's value; for Alpaca and Dolly with the additional input below the instruction."""
         told, given = row[name], next((row[other] for other in _BELOW if row.get(other) is not None), None)
         if name != "instruction" or name == self.given.get("prompt") or not isinstance(told, str):
             return told
         return f"{told}\n\n{given}" if isinstance(given, (str, int, float)) and str(given).strip() else told
 
     def value(self, row: Mapping[str, Any], purpose: str, *, place: str) -> tuple[str, Any]:
-        """(the column's name, its value). Raises AbsentError if the row has no such column, or nothing in it."""
+        """(the column's name, its value). Raises AbsentError if the row has no such column, or it is empty."""
         name = self.name(row, purpose) or self.given[purpose] or purpose
         value = column(row, name, place=place, setting=f"task.{purpose}_key", mend=_MENDS.get(purpose, ""), purpose=purpose)
         is_silent = value == [] or (purpose in ("prompt", "answer") and isinstance(value, str) and not value.strip())
@@ -141,9 +141,9 @@ class Columns:
         return name, self.prompt(row, name) if purpose == "prompt" else value
 
     def made(self, files: Iterable[Path], make: Callable[[Mapping[str, Any], str], T]) -> tuple[list[T], list[AbsentError]]:
-        """(what `make` makes of each row and its place, the errors about rows that lack something).
+        """(the results of `make` for each row and its location, the errors of rows that lack something).
 
-        Raises the first of those errors if no row has what is lacking, or nothing was made.
+        Raises the first of those errors if all rows lack it, or there is no result.
         """
         found: list[T] = []
         errors: list[AbsentError] = []
@@ -158,18 +158,18 @@ class Columns:
         return found, errors
 
     def known(self) -> list[Any]:
-        """What was found out, as JSON."""
+        """The recorded facts about columns, as JSON."""
         return [list(self.seen), sorted(self.read), self.recognised]
 
     def learn(self, known: Sequence[Any]) -> None:
-        """Take over what `known` gave for the same rows."""
+        """Restore the facts that `known` returned for the same rows."""
         seen, read, recognised = known
         self.seen.update(dict.fromkeys(seen))
         self.read.update(read)
         self.recognised.update(recognised)
 
     def notes(self) -> list[str]:
-        """Lines for the user: columns recognised by their names, and columns that are not read."""
+        """Notes for the user: columns recognised by their names, and columns that are not read."""
         taken = ", ".join(f"{name} as {purpose}" for purpose, name in self.recognised.items())
         unread = [name for name in self.seen if name not in self.read]
         notes = [f"columns recognised: {taken}; task.{next(iter(self.recognised))}_key=... chooses another"] if taken else []
@@ -177,7 +177,7 @@ class Columns:
 
 
 class ReadsFile:
-    """What all tasks of a data file share: the files at `path`, and which of their columns hold what."""
+    """Base of tasks that read data files: the files at `path`, and the purposes of their columns."""
 
     path: str
 
@@ -187,7 +187,7 @@ class ReadsFile:
 
     @cached_property
     def columns(self) -> Columns:
-        """Which columns of the file hold what."""
+        """The columns of the files and their purposes."""
         given = {name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key")}
         return Columns(given)
 
@@ -199,8 +199,8 @@ class ReadsFile:
 def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) -> Text | None:
     """The conversation of a row whose prompt and answers are in one column; None if a completion has a column of its own.
 
-    A conversation that ends with an answer is whole, whatever other columns are called; one that does not is the prompt of what
-    another column answers, if there is one. Raises AbsentError if the column is null or empty.
+    A conversation that ends with an answer is whole, whatever other columns there are; otherwise it is the prompt for another
+    column with the answer, if there is one. Raises AbsentError if the column is null or empty.
     """
     own = columns.given.get("completion")
     if own in row and (own != "completion" or row[own] is not None):
@@ -228,12 +228,12 @@ def _is_whole(value: Any) -> bool:
 
 
 def is_null(value: Any) -> bool:
-    """Whether a value is null; NaN is the null of a column of numbers."""
+    """Whether a value is null; in a column of numbers null is NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def as_label(value: Any, *, place: str, key: str) -> bool:
-    """A label as true or false. Raises AbsentError if it is null or empty, DataError if it is none."""
+    """A label as a boolean. Raises AbsentError if it is null or empty, DataError if it is not a label."""
     if is_null(value) or value == "":
         raise AbsentError(place, f"{key!r} is {'empty' if value == '' else 'null'}")
     value = _LABELS.get(value.strip().lower(), value) if isinstance(value, str) else value
@@ -243,7 +243,7 @@ def as_label(value: Any, *, place: str, key: str) -> bool:
 
 
 def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:
-    """The first group of names for which the row has every column, none of them null."""
+    """The first group of names whose columns all exist in the row and are not null."""
     for group in names:
         if all(row.get(name) is not None for name in group):
             return group
@@ -253,7 +253,7 @@ def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence
 def final_answer(answer: Any) -> Any:
     """The answer at the end of a worked solution: after #### (GSM8K), or in the last \\boxed{} (MATH); others unchanged.
 
-    A whole number is one without a decimal point, which a column of numbers has got if it lacks one somewhere.
+    The decimal point that a number column with missing values adds to integers is removed.
     """
     if isinstance(answer, float) and answer.is_integer():
         return int(answer)

@@ -12,17 +12,17 @@ from rlx.task.columns import whole_conversation
 from rlx.task.messages import as_text
 from rlx.task.pair_file import PairFile, continuation, goes_on, is_conversation
 
-_LABELS = ("label", "desirable", "thumbs_up", "kto_tag")  # columns that say so by true and false
-_CONTEXT = ("system", "developer", "assistant")  # who may speak before anybody has asked
+_LABELS = ("label", "desirable", "thumbs_up", "kto_tag")  # columns with boolean labels
+_CONTEXT = ("system", "developer", "assistant")  # roles that may speak before the first question
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemonstrationFile(PairFile):
-    """A data file with one demonstration in each row: a conversation, or a prompt and its completion.
+    """A data file with one demonstration per row: a conversation, or a prompt and its completion.
 
-    The prompt of a conversation ends where the assistant first answers; what follows is the completion, of which all turns of the
-    assistant are learned. A row without an answer is left out and counted. The score is the mean log-probability of a learned
-    token of the held-out demonstrations, in nats: higher is better, and perplexity is exp(-score).
+    The prompt of a conversation ends where the assistant first answers; the rest is the completion, of which all of the
+    assistant's turns are learned. Rows without an answer are left out and counted. The score is the mean log-probability per
+    learned token of the held-out demonstrations, in nats: higher is better, and perplexity is exp(-score).
 
     path: the file. prompt_key: the column of the prompt, or of a whole conversation. completion_key: that of the completion.
     held_out: share of the prompts held out, chosen by a hash of the prompt.
@@ -40,7 +40,7 @@ class DemonstrationFile(PairFile):
 
     @property
     def score(self) -> str:  # type: ignore[override]
-        """The figure that is the score: the mean log-probability of a learned token."""
+        """The metric used as the score: the mean log-probability per learned token."""
         return "log_likelihood"
 
     def score_facts(self) -> str:
@@ -68,7 +68,7 @@ class DemonstrationFile(PairFile):
         return Pair(prompt, completion, "" if isinstance(completion, str) else (), label=(True, None), source=place)
 
     def _two_columns(self, row: Mapping[str, Any], place: str) -> tuple[Text, Text]:
-        """(prompt, completion) of a row that has them in columns of their own; without words where one is null."""
+        """(prompt, completion) of a row with separate columns for them; empty if one is null."""
         name = self.columns.name(row, "completion")
         if name is not None and row[name] in (None, []):
             completion: Text = ""
@@ -83,7 +83,7 @@ class DemonstrationFile(PairFile):
             return split_conversation(completion)
         key, asked = self.columns.value(row, "prompt", place=place)
         prompt = as_text(asked, place=place, key=key)
-        if first and not goes_on(prompt, completion):  # asked after a greeting
+        if first and not goes_on(prompt, completion):  # the question follows a greeting
             return split_conversation(completion)
         return continuation(prompt, completion)
 
@@ -101,8 +101,8 @@ class DemonstrationFile(PairFile):
 def split_conversation(messages: Text) -> tuple[Text, Text]:
     """(prompt, completion) of a conversation: the completion begins where the assistant first answers somebody.
 
-    An answer of weight 0 is context, and belongs to the prompt, unless the assistant goes on itself after it. The completion is
-    () where the assistant never answers, or no answer is learned.
+    An answer of weight 0 is context, and belongs to the prompt, unless the assistant itself continues after it. The completion
+    is () if the assistant never answers, or no answer is learned.
     """
     asked, talk = False, messages if isinstance(messages, tuple) else ()
     for place, message in enumerate(talk):
@@ -114,11 +114,11 @@ def split_conversation(messages: Text) -> tuple[Text, Text]:
 
 
 def _is_answered(prompt: Text) -> bool:
-    """Whether a prompt of messages has an answer that is marked as not to be learned."""
+    """Whether a prompt of messages contains an answer marked as not to be learned."""
     return isinstance(prompt, tuple) and any(message["role"] == "assistant" and not is_learned(message) for message in prompt)
 
 
 def _is_begun(prompt: Text) -> bool:
-    """Whether a prompt of messages begins with words of the assistant."""
+    """Whether a prompt of messages begins with a message of the assistant."""
     spoken = [message["role"] for message in prompt if message["role"] not in _CONTEXT[:2]] if isinstance(prompt, tuple) else []
     return spoken[:1] == ["assistant"]

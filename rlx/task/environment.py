@@ -1,7 +1,7 @@
 """Conversations: an environment answers the assistant's turns, and each turn may be rewarded.
 
-One object of an Environment's class is the config. Every conversation is played on a copy of it, so the config itself never
-changes, and a copy may keep what it needs to remember in its own attributes.
+One instance of an Environment class holds the config. Every conversation runs on a copy of it, so the instance never changes,
+and a copy may store its state in its own attributes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from rlx.seeding import Stream
 from rlx.task.base import Message, Prompt, Text, finite
 from rlx.task.timed import TimedCalls
 
-ROLES = ("user", "tool", "system")  # of what an environment says; the assistant's turns are the policy's
+ROLES = ("user", "tool", "system")  # roles of an environment's messages; the assistant's turns are the policy's
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What an environment answers to one turn of the assistant.
+    """An environment's answer to one turn of the assistant.
 
-    messages: what it says, as one user message (a text) or as messages; nothing of it is learned. Not read where `done` is true.
-    reward: of the assistant's turn just judged. done: whether the conversation ends here.
+    messages: the answer as one user message (a text) or as messages; none of it is learned. Ignored if `done` is true.
+    reward: of the assistant's latest turn. done: whether the conversation ends here.
     Example: Turn("higher"), Turn("right", reward=1.0, done=True).
     """
 
@@ -41,15 +41,15 @@ class BrokenTurnError(RlxError):
 class Environment:
     """The base of all environments. A subclass defines `start` and `step`; both may be `async def`.
 
-    Its config is what its constructor takes, most briefly as a dataclass: `task.environment.highest=20`. rlx sets on the copy of
-    a conversation, before `start`:
-    rng: random numbers of that conversation alone; equal runs draw equal ones. Nothing else may be random.
-    state: an empty dict, for classes that are frozen and have no attributes to write to.
-    is_cut: before each step, whether the assistant's turn was cut off by a limit.
+    Its config is the arguments of its constructor, most simply the fields of a dataclass: `task.environment.highest=20`. rlx sets
+    these attributes on a conversation's copy, before `start`:
+    rng: random numbers for that conversation only, equal in equal runs. Use no other randomness.
+    state: an empty dict, for frozen classes that cannot set attributes.
+    is_cut: before each step, whether a limit cut off the assistant's turn.
 
-    bounds: the smallest and the largest sum of rewards of a conversation, None if unknown. From the largest on a conversation
-    counts as right, so that the score is the share of right ones; see task.full_reward. (0, 0): it gives no rewards.
-    reads_special_tokens: whether `step` gets the special tokens of a turn too, that which ends it apart.
+    bounds: the smallest and the largest sum of rewards of a conversation, None if unknown. A conversation with the largest sum
+    counts as correct, and the score is the share of correct ones; see task.full_reward. (0, 0): it gives no rewards.
+    reads_special_tokens: whether `step` also gets the special tokens of a turn, except the one that ends it.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = None
@@ -60,47 +60,47 @@ class Environment:
     is_cut: bool
 
     def start(self, prompt: Any, **columns: Any) -> Any:
-        """The conversation up to the assistant's first turn: a text, or messages. It depends on the prompt and its columns alone.
+        """The conversation up to the assistant's first turn: a text, or messages. Depends only on the prompt and its columns.
 
-        All conversations of a group begin with it, so it may not read `rng`. `prompt` and `columns` are a row of the task: of
-        task.path, or of `prompts`.
+        All conversations of a group begin with it, so it must not use `rng`. `prompt` and `columns` are a row of task.path, or
+        of `prompts`.
         """
         raise NotImplementedError
 
     def step(self, completion: str) -> Turn | Awaitable[Turn]:
-        """The answer to the assistant's turn, its text without special tokens."""
+        """The answer to the assistant's turn, given as text without special tokens."""
         raise NotImplementedError
 
     def cut_off(self) -> float | Awaitable[float]:
-        """Called once where a limit of rlx ended the conversation, after the last step: what the last turn earns besides.
+        """Called once, after the last step, if a limit of rlx ended the conversation: the additional reward of the last turn.
 
-        It may be `async def`. Here the environment ends what it keeps for the conversation.
+        It may be `async def`. The environment should release the conversation's resources here.
         """
         return 0.0
 
     def prompts(self, count: int, rng: random.Random) -> Sequence[Prompt]:
-        """`count` rows that `start` gets one each, where task.path is null: an empty prompt and an integer `seed`."""
+        """`count` rows for `start`, used if task.path is null; by default an empty prompt and an integer `seed` each."""
         return [Prompt("", {"seed": rng.getrandbits(32)}) for _ in range(count)]
 
     def tool_schemas(self) -> tuple[Mapping[str, Any], ...]:
-        """The schemas of tools that the chat template tells the assistant about."""
+        """The tool schemas that the chat template shows to the assistant."""
         return ()
 
     def for_policy(self, policy: Any) -> Environment:
-        """The environment of conversations with an rlx.policy.base.Policy, asked for once a draw: this one, unless it depends on
-        how the policy's chat template writes. Raises ConfigError if the two do not go together.
+        """The environment for conversations with an rlx.policy.base.Policy, called once per draw: self, unless it depends on
+        the policy's chat template. Raises ConfigError if the two are incompatible.
         """
         return self
 
     def figures(self) -> Mapping[str, float]:
-        """Numbers about a conversation that ended, always the same ones; their means are logged as train/NAME and eval/NAME.
+        """Numbers about a finished conversation, always with the same names; their means are logged as train/NAME and eval/NAME.
 
-        NAME is none under which rlx logs something else, such as accuracy, loss or turns.
+        NAME must not be one of rlx's own metrics, such as accuracy, loss or turns.
         """
         return {}
 
     def content_hash(self) -> str:
-        """A hash of the data that the config names but does not contain; empty if there is none."""
+        """A hash of the data that the config names but does not contain; "" if there is none."""
         return ""
 
 
@@ -108,7 +108,7 @@ Share = Callable[[Sequence[int], Callable[[Sequence[int]], list[Any]]], list[Any
 
 
 def all_here(prompts: Sequence[int], make: Callable[[Sequence[int]], list[Any]]) -> list[Any]:
-    """What `make` gives for all places: this process plays every conversation."""
+    """Call `make` for all conversations: this process plays every one."""
     return make(range(len(prompts)))
 
 
@@ -116,12 +116,12 @@ def all_here(prompts: Sequence[int], make: Callable[[Sequence[int]], list[Any]])
 class Interaction:
     """How the conversations of a task are played.
 
-    max_turns: the most turns of the assistant. max_tokens: the most tokens of a conversation after its opening, those of the
-    environment among them; None: what the policy has positions for. stops_on_error: whether an environment that fails ends the
-    run, rather than its conversation alone, which then gets failed_reward. credit: episode or turn; see EnvironmentTask.
-    calls: runs the environment's methods. said: what the user was warned of already.
-    share: share(prompts, make) is a list, one value for each conversation; prompts[i] is the number of the prompt of conversation
-    i. It calls make(places), which gives the values of these places, and adds those that other processes made.
+    max_turns: the most turns of the assistant. max_tokens: the most tokens of a conversation after its opening, including the
+    environment's; None: the policy's positions. stops_on_error: whether a failing environment ends the run rather than only its
+    conversation, which then gets failed_reward. credit: episode or turn; see EnvironmentTask.
+    calls: runs the environment's methods. said: the warnings already given.
+    share: share(prompts, make) returns a list with one value per conversation; prompts[i] is the prompt index of conversation i.
+    It calls make(places) for the conversations of this process, and adds the values from other processes.
     """
 
     environment: Environment
@@ -135,9 +135,9 @@ class Interaction:
     share: Share = all_here
 
     def ask(self, calls: Sequence[Callable[[], Any]], prompts: Sequence[int]) -> list[Any]:
-        """What each call of an environment returned; a BrokenTurnError in place of what it raised. prompts: as in `share`.
+        """The result of each environment call; a BrokenTurnError for one that raised. prompts: as in `share`.
 
-        An error of rlx that an environment raises is raised here.
+        An RlxError raised by an environment is raised here.
         """
 
         def make(places: Sequence[int]) -> list[Any]:
@@ -146,9 +146,9 @@ class Interaction:
         return self.share(prompts, make)
 
     def figures(self, talks: Sequence[Conversation], prompts: Sequence[int]) -> list[dict[str, float]]:
-        """What the environment counted in each conversation; nothing if it broke one off. prompts: as in `share`.
+        """The environment's metrics of each conversation; empty for aborted ones. prompts: as in `share`.
 
-        Raises TrainingError if it raises, gives no mapping, or gives what cannot be sent to other processes.
+        Raises TrainingError if it raises, does not return a mapping, or returns values that cannot be sent to other processes.
         """
 
         def counted(talk: Conversation) -> Any:
@@ -170,11 +170,11 @@ class Interaction:
 
 @dataclass(eq=False)
 class Conversation:
-    """One conversation while it is played, and afterwards its record.
+    """A running conversation, and its record when it has ended.
 
-    name: for errors. opening: as `start` gave it. turns: the assistant's texts; rewards: of each; messages: all after the
-    opening, in order. done: ended by the environment; error: what the environment did wrong, empty if nothing. figures: what the
-    environment counted, once the conversation has ended.
+    name: for errors. opening: the result of `start`. turns: the assistant's texts; rewards: of each; messages: all after the
+    opening, in order. done: ended by the environment; error: the environment's error, "" if none. figures: the environment's
+    metrics, once the conversation has ended.
     """
 
     environment: Environment
@@ -190,7 +190,7 @@ class Conversation:
 
     @staticmethod
     def of(environment: Environment, prompt: Prompt, *, name: str, stream: Stream) -> Conversation:
-        """A conversation on a copy of its own. stream: the address of its random numbers."""
+        """A conversation on its own copy of the environment. stream: the address of its random numbers."""
         try:
             twin = copy.deepcopy(environment)
         except Exception as error:
@@ -208,7 +208,7 @@ class Conversation:
         return self.environment.start(self.prompt.text, **self.prompt.columns)
 
     def started(self, outcome: Any) -> None:
-        """Take what `start` gave. Raises BrokenTurnError if it is neither text nor messages."""
+        """Process the result of `start`. Raises BrokenTurnError if it is neither text nor messages."""
         self.opening = as_opening(outcome)
 
     def say(self, text: str, *, is_cut: bool = False) -> None:
@@ -218,7 +218,7 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": text})
 
     def answered(self, outcome: Any) -> tuple[Message, ...] | str:
-        """Take what `step` gave; returns what the environment said. Raises BrokenTurnError for anything but a valid Turn."""
+        """Process the result of `step` and return the environment's messages. Raises BrokenTurnError for an invalid Turn."""
         turn = checked_turn(outcome)
         said = () if isinstance(turn.messages, str) and not turn.messages else as_messages(turn.messages)
         if not turn.done and not said:
@@ -229,23 +229,23 @@ class Conversation:
         return turn.messages if isinstance(turn.messages, str) else said
 
     def was_cut(self, outcome: Any) -> None:
-        """Take what `cut_off` gave. Raises BrokenTurnError if it is not a finite number."""
+        """Process the result of `cut_off`. Raises BrokenTurnError if it is not a finite number."""
         if isinstance(outcome, bool) or finite(outcome) is None:
             raise BrokenTurnError(f"gave {outcome!r:.40} where it was cut off; cut_off returns a finite number")
         self.rewards[-1] += float(outcome)
 
     def failed(self, error: str) -> None:
-        """End the conversation, whatever it earned."""
+        """End the conversation with an error, whatever it earned."""
         self.error = error
         self.rewards += [0.0] * (len(self.turns) - len(self.rewards))
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What rewards of the whole conversation get beside the columns of the prompt."""
+        """The columns for rewards of the whole conversation, in addition to those of the prompt."""
         return {"turns": tuple(self.turns), "turn_rewards": tuple(self.rewards), "messages": tuple(self.messages)}
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """The messages after the opening, those of the assistant with the reward that the environment gave them."""
+        """The messages after the opening; the assistant's have the reward that the environment gave."""
         rewards = iter(self.rewards)
         rows = [dict(message) for message in self.messages]
         for row in rows:
@@ -255,7 +255,7 @@ class Conversation:
 
 
 def _told(outcome: Any) -> Any:
-    """An exception of a user's code as a BrokenTurnError with its place; any other outcome as it is. Raises errors of rlx."""
+    """Convert a user exception to a BrokenTurnError with its location; return other outcomes unchanged. Raises RlxErrors."""
     if not isinstance(outcome, BaseException) or isinstance(outcome, BrokenTurnError):
         return outcome
     if isinstance(outcome, RlxError):
@@ -267,7 +267,7 @@ def _told(outcome: Any) -> Any:
 
 
 def checked_turn(outcome: Any) -> Turn:
-    """`outcome` if it is a Turn of valid parts. Raises BrokenTurnError for anything else."""
+    """`outcome` if it is a valid Turn. Raises BrokenTurnError for anything else."""
     if not isinstance(outcome, Turn):
         raise BrokenTurnError(f"gave {outcome!r:.80}, no Turn; return Turn(messages, reward, done)")
     if not isinstance(outcome.done, bool):
@@ -278,14 +278,14 @@ def checked_turn(outcome: Any) -> Turn:
 
 
 def as_opening(outcome: Any) -> Text:
-    """What `start` gave as a text or a tuple of messages. Raises BrokenTurnError for anything else."""
+    """The result of `start` as a text or a tuple of messages. Raises BrokenTurnError for anything else."""
     if isinstance(outcome, str):
         return _encodable(outcome)
     return _messages(outcome, roles=(*ROLES, "assistant"), of="start")
 
 
 def as_messages(said: Any) -> tuple[Message, ...]:
-    """What a Turn says as messages. Raises BrokenTurnError if it is neither text nor messages."""
+    """The content of a Turn as messages. Raises BrokenTurnError if it is neither text nor messages."""
     if isinstance(said, str):
         return ({"role": "user", "content": _encodable(said)},)
     return _messages(said, roles=ROLES, of="step")
@@ -303,11 +303,11 @@ def _messages(value: Any, *, roles: tuple[str, ...], of: str) -> tuple[Message, 
                 f"gave {message!r:.80} as a message of {of}; a message is {example}, its role one of {', '.join(roles)}"
             )
         _encodable(content)
-    return tuple(dict(message) for message in messages)  # what the environment does with its own later changes nothing
+    return tuple(dict(message) for message in messages)  # copies, so that the environment may change its own later
 
 
 def _encodable(text: str) -> str:
-    """The text itself. Raises BrokenTurnError for one that no tokenizer reads."""
+    """The text itself. Raises BrokenTurnError for text that no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -317,7 +317,7 @@ def _encodable(text: str) -> str:
 
 
 def require_free(figures: Iterable[str], taken: Iterable[str], *, of: str) -> None:
-    """Raises TrainingError if an environment counts something under a name that is taken. of: those of what."""
+    """Raise TrainingError if an environment's metric has a name that is taken. of: what the taken names belong to."""
     both = sorted(set(figures) & set(taken))
     if both:
         raise TrainingError(

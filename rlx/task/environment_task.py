@@ -25,13 +25,13 @@ _OF_CONVERSATION = ("turns", "turn_rewards", "messages", "conversation")
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentReward(Reward):
-    """The rewards that the environment gave the turns of a conversation, one a turn."""
+    """The rewards that the environment gave, one per turn."""
 
     environment: Environment
 
     @property
     def bounds(self) -> tuple[float, float] | None:  # type: ignore[override]
-        """The bounds that the environment names."""
+        """The environment's bounds."""
         return self.environment.bounds
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> Any:
@@ -42,21 +42,21 @@ class EnvironmentReward(Reward):
 class EnvironmentTask(PromptFile):
     """Conversations with an environment: the assistant speaks in turns, and the environment answers each.
 
-    environment: task.environment=my_lab.Guess, a class of yours that extends rlx.task.environment.Environment.
-    path: a file of prompts, one per row, as in task=prompt_file; null: the environment's own, `num_prompts` to learn from and
-    `num_held_out` for the score, drawn from data_seed.
-    environment_weight: of the environment's rewards in the sum of rewards. Further ones (task/reward) judge the whole
+    environment: task.environment=my_lab.Guess, your class that extends rlx.task.environment.Environment.
+    path: a file of prompts, one per row, as in task=prompt_file; null: the environment's own prompts, `num_prompts` for training
+    and `num_held_out` for the score, drawn from data_seed.
+    environment_weight: weight of the environment's rewards in the sum of rewards. Further rewards (task/reward) judge the whole
     conversation: they get the assistant's last turn as the completion, the columns turns, turn_rewards, messages and
-    conversation (its text after the opening), and where a row has no prompt the opening as the prompt.
+    conversation (its text after the opening), and the opening as the prompt if a row has no prompt.
     max_new_tokens: longest turn of the assistant. A turn that is cut off there is judged and is the last one.
-    max_turns, max_tokens: a conversation ends, truncated, after so many turns of the assistant, or so many tokens after its
-    opening, those of the environment among them; max_tokens null: what the policy has positions for.
-    step_seconds: the longest call of start or step.
-    on_environment_error: what happens where the environment raises, exceeds its time or breaks its contract. fail: that
-    conversation gets failed_reward and is not learned from; they are counted as train/environment_failed. stop: the run
-    ends; so it does where those of all prompts of a draw, 8 or more, break off.
-    credit: episode: all tokens of a conversation share its sum of rewards. turn: a turn answers for the rewards of its own and of
-    later turns, not for those before it.
+    max_turns, max_tokens: a conversation ends, truncated, after this many turns of the assistant, or this many tokens after its
+    opening, including the environment's; max_tokens null: the policy's positions.
+    step_seconds: time limit for a call of start or step.
+    on_environment_error: what to do if the environment raises, exceeds its time or breaks its contract. fail: the conversation
+    gets failed_reward and is not learned from; train/environment_failed counts such conversations. stop: the run ends. The run
+    also ends if all conversations of a draw with 8 or more prompts fail.
+    credit: episode: all tokens of a conversation get its total reward. turn: a turn gets the rewards of this and later turns, not
+    of earlier ones.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -91,7 +91,7 @@ class EnvironmentTask(PromptFile):
 
     @cached_property
     def interaction(self) -> Interaction:
-        """How its conversations are played."""
+        """The settings with which its conversations are played."""
         return Interaction(
             environment=self.environment,
             max_turns=self.max_turns,
@@ -116,7 +116,7 @@ class EnvironmentTask(PromptFile):
         return learn, held_out
 
     def _made(self, side: str) -> tuple[Prompt, ...]:
-        """The environment's own prompts of one side of the split."""
+        """The environment's own prompts of one split."""
         count = self.num_prompts if side == "learn" else self.num_held_out
         given = self.environment.prompts(count, random.Random(f"{self.data_seed} {side}"))
         made = tuple(given) if isinstance(given, Iterable) else (given,)

@@ -17,9 +17,9 @@ from rlx.task.environment import Environment, Turn
 class Guess(Environment):
     """Guess a number from lowest to highest; after a wrong guess the game says `>` if the number is higher, `<` if it is lower.
 
-    A right guess is rewarded with 1 and ends the game; so do max_guesses wrong ones, unrewarded. A turn that is no such number is
-    a wrong guess, answered with `?`. The prompts tell nothing of the numbers, of which each comes equally often, so those held
-    out are the same ones.
+    A correct guess has reward 1 and ends the game; max_guesses wrong ones end it without a reward. A turn that is not such a
+    number is a wrong guess, answered with `?`. The prompts do not reveal the numbers, each of which occurs equally often, so the
+    held-out prompts use the same numbers.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Converts texts, conversations and tools of data files to the form of rlx: a string, or a tuple of messages."""
+"""Converts texts, conversations and tools from data files to rlx's form: a string, or a tuple of messages."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Tools = tuple[Mapping[str, Any], ...]
 
 _PLAIN = {"role", "content"}
 _SAYS = ("content", "tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
-_LEARNS = ("weight", "train", "loss")  # fields of a message that say whether it is learned
-_TURN = {"input": "user", "output": "assistant"}  # of Capybara, which has what was asked and answered in one
-_ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assistant too
+_LEARNS = ("weight", "train", "loss")  # message fields that say whether it is learned
+_TURN = {"input": "user", "output": "assistant"}  # Capybara's keys; it stores question and answer together
+_ROLES = {  # ShareGPT's speaker -> role; function_call is the assistant too
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -36,9 +36,9 @@ _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assista
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _MESSAGES = re.compile(r"""\s*\[?\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]?\s*\Z""", re.DOTALL)
 _TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
-_OF_NUMPY = {"nan", "array", "object"}  # names in what it writes
-_ALONE = ({"role", "content"}, {"from", "value"})  # the keys of a message that is spelled without a list around it
-_TRANSCRIPTS = (  # how a transcript begins, and each of its turns
+_OF_NUMPY = {"nan", "array", "object"}  # names in NumPy's text output
+_ALONE = ({"role", "content"}, {"from", "value"})  # the keys of a single message without a list around it
+_TRANSCRIPTS = (  # patterns for the beginning of a transcript, and for each of its turns
     (re.compile(r"\s*<\|im_start\|>"), re.compile(r"<\|im_start\|>(?P<role>\w+)\n(?P<said>.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)),
     (
         re.compile(r"\s*### Human:"),
@@ -53,11 +53,11 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 def as_text(value: Any, *, place: str, key: str) -> Text:
     """A string, or a non-empty list of messages as a tuple.
 
-    A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it, and the names of either's speakers are known in
-    both; its content is text, a list of text parts, or null, which says nothing. {"input", "output"} is a user's message and its
-    answer, as Capybara has them. A text that spells such a list, as JSON or as Python does, is that list: so tables of text hold
-    conversations. Null fields are dropped, for Parquet gives each row every field that any row has. Raises DataError with the
-    place if the value is neither, holds a part that is not text, or is from somebody of whom rlx does not know.
+    A message is {"role", "content"}, or ShareGPT's {"from", "value"}; both accept either format's speaker names. Its content is
+    text, a list of text parts, or null, which is empty. {"input", "output"} is a user's message and its answer, as in Capybara.
+    A text that contains such a list as JSON or Python code is parsed, as text tables store conversations that way. Null fields
+    are dropped, as Parquet gives each row every field that any row has. Raises DataError with the location if the value is
+    neither, contains a part that is not text, or has an unknown speaker.
     """
     if isinstance(value, str):
         try:
@@ -103,12 +103,12 @@ def as_conversation(value: Any, *, place: str, key: str) -> Text:
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether a text marks who speaks before every turn, as OpenAssistant's conversations do."""
+    """Whether a text has a speaker's mark before every turn, as OpenAssistant's conversations do."""
     return isinstance(value, str) and any(begins.match(value) for begins, _ in _TRANSCRIPTS)
 
 
 def spells_messages(value: Any) -> bool:
-    """Whether a text spells a list of messages, as tables of text hold conversations, or begins and ends as if it did."""
+    """Whether a text contains a list of messages, as in text tables, or begins and ends as if it did."""
     try:
         return isinstance(value, str) and _spelled(value) is not None
     except ValueError:
@@ -116,7 +116,7 @@ def spells_messages(value: Any) -> bool:
 
 
 def _transcribed(text: str, *, place: str, key: str) -> tuple[Message, ...]:
-    """The messages of a transcript as OpenAssistant's are published (ChatML, or after ### Human:); () of any other text."""
+    """The messages of a transcript in OpenAssistant's formats (ChatML, or ### Human:); () for any other text."""
     for begins, turn in _TRANSCRIPTS:
         if begins.match(text):
             turns = [(match["role"], match["said"]) for match in turn.finditer(text)]
@@ -131,7 +131,7 @@ def _transcribed(text: str, *, place: str, key: str) -> tuple[Message, ...]:
 
 
 def _spelled(text: str) -> Any:
-    """The messages that a text spells; None of any other text. Raises ValueError for one that ends within a list of them."""
+    """The messages that a text contains as a list; None for other text. Raises ValueError for a truncated list."""
     if not _MESSAGES.match(text):
         return None
     try:
@@ -146,7 +146,7 @@ def _spelled(text: str) -> Any:
 
 
 def _is_code(text: str) -> bool:
-    """Whether a text is an expression of Python with names in it, other than those that NumPy writes."""
+    """Whether a text is a Python expression with names in it, except names that NumPy writes."""
     with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         nodes = ast.walk(ast.parse(text.strip(), mode="eval"))
         return not {node.id for node in nodes if isinstance(node, ast.Name)} <= _OF_NUMPY
@@ -154,7 +154,7 @@ def _is_code(text: str) -> bool:
 
 
 def _read(text: str) -> Any:
-    """The value that a text spells as JSON, Python, or NumPy, which leaves out commas. Raises ValueError if it is none."""
+    """The value of a text as JSON, Python, or NumPy output, which has no commas. Raises ValueError if it is none of these."""
     for read in (json.loads, _of_python):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             return read(text.strip())
@@ -162,7 +162,7 @@ def _read(text: str) -> Any:
 
 
 def _of_python(text: str) -> Any:
-    """A literal of Python, with commas between the items of a list where NumPy has left them out."""
+    """A Python literal, with the commas between list items that NumPy leaves out added."""
     tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
     lines = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
     for before, after in reversed(list(pairwise(token for token in tokens if token.type not in (tokenize.NL, tokenize.NEWLINE)))):
@@ -173,14 +173,14 @@ def _of_python(text: str) -> Any:
 
 
 def _is_message(part: Any) -> bool:
-    """Whether a piece of JSON has all that a message needs; other lists of objects are what somebody asked for."""
+    """Whether a JSON object has all keys of a message; other lists of objects are ordinary content."""
     if not isinstance(part, dict):
         return False
     return {"from", "value"} <= part.keys() or ("role" in part and any(name in part for name in _SAYS))
 
 
 def _plain(message: Mapping[str, Any], *, place: str, key: str) -> dict[str, Any]:
-    """A message with the keys role and content, to which the keys of ShareGPT are renamed."""
+    """A message with the keys role and content, converted from ShareGPT's keys."""
     if "from" not in message or "role" in message:
         return dict(message)
     speaker, said = message["from"], message.get("value", "")
@@ -195,7 +195,7 @@ def _plain(message: Mapping[str, Any], *, place: str, key: str) -> dict[str, Any
 
 
 def _calls(said: Any, *, place: str, key: str) -> list[dict[str, Any]]:
-    """The calls of tools in what a function_call of ShareGPT says: one, or a list of them, as JSON."""
+    """The tool calls in a function_call of ShareGPT: one, or a list of them, as JSON."""
     with suppress(ValueError, RecursionError):
         said = json.loads(said) if isinstance(said, str) else said
     calls = said if isinstance(said, list) else [said]
@@ -207,7 +207,7 @@ def _calls(said: Any, *, place: str, key: str) -> list[dict[str, Any]]:
 
 
 def before_answer(text: Text) -> Text:
-    """A conversation as far as its last answer; unchanged where that is all of it."""
+    """A conversation up to its last answer."""
     if isinstance(text, str):
         return text
     return text[: max((n for n, message in enumerate(text, start=1) if message["role"] != "assistant"), default=0)] or text
@@ -224,7 +224,7 @@ def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
     if message.get("tool_calls") == []:
         del message["tool_calls"]
     _weigh(message, place=place, key=key)
-    if "function_call" in message:  # the older form of one call
+    if "function_call" in message:  # the older form of a single call
         message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
     content = message.get("content", "")
     if isinstance(content, list):
@@ -235,7 +235,7 @@ def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
 
 
 def _as_json(text: str, name: str, *, place: str, key: str) -> Any:
-    """The value that a field of a message spells as JSON, as tables have it whose columns hold one form alone."""
+    """The value of a message field given as JSON text, as in tables whose columns have one type."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -243,16 +243,16 @@ def _as_json(text: str, name: str, *, place: str, key: str) -> Any:
 
 
 def _weigh(message: dict[str, Any], *, place: str, key: str) -> None:
-    """Give a message "weight": 0 where it is an answer that is not to be learned, 1 where it is another's turn that is to be.
+    """Set "weight": 0 on an answer that must not be learned, and 1 on another role's turn that must be.
 
-    The formats of OpenAI (weight), axolotl (train) and ms-swift (loss, true or false) say so; torchtune's (masked) the contrary.
+    Converts the fields of OpenAI (weight), axolotl (train) and ms-swift (loss, a boolean); torchtune's (masked) is the inverse.
     """
     names = [name for name in (*_LEARNS, "masked") if name in message]
     said = {name: message.pop(name) for name in names if name != "loss" or isinstance(message[name], bool)}
     if "train_detail" in message:
         raise DataError(f"{place}: a message in {key!r} has train_detail, and rlx learns whole answers; make turns of its parts")
     for name, value in said.items():
-        if value not in (0, 1):  # true and false too
+        if value not in (0, 1):  # includes true and false
             raise DataError(f"{place}: {name!r} of a message in {key!r} is {value!r:.60}; an answer is learned (1) or not (0)")
     wanted = {bool(value) != (name == "masked") for name, value in said.items()}
     if len(wanted) > 1:
@@ -262,7 +262,7 @@ def _weigh(message: dict[str, Any], *, place: str, key: str) -> None:
 
 
 def _part(part: Any, *, place: str, key: str) -> str:
-    """The text of a part of a message's content; empty if it is null, as fields that are null are gone by now."""
+    """The text of a part of a message's content; "" if it is null, as null fields have already been dropped."""
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
@@ -278,7 +278,7 @@ def _part(part: Any, *, place: str, key: str) -> str:
 
 
 def without_nulls(value: Any) -> Any:
-    """The value without the fields that are null, at any depth."""
+    """The value without null fields, at any depth."""
     if isinstance(value, dict):
         return {name: without_nulls(part) for name, part in value.items() if part is not None}
     return [without_nulls(part) for part in value] if isinstance(value, (list, tuple)) else value
@@ -299,7 +299,7 @@ def as_tools(value: Any, *, place: str, key: str) -> Tools:
 
 
 def as_system(value: Any, *, place: str, key: str) -> str | None:
-    """The text of a system message: a string, text parts, or the messages of the system alone; None if it is null or empty."""
+    """The text of a system message: a string, text parts, or only system messages; None if it is null or empty."""
     if value is None or value in ("", [], {}):
         return None
     if isinstance(value, list) and not any(isinstance(part, dict) and ("role" in part or "from" in part) for part in value):
@@ -313,12 +313,12 @@ def as_system(value: Any, *, place: str, key: str) -> str | None:
 
 
 def with_line_breaks(text: str) -> str:
-    """A text from a command line, where a line break is written as backslash n; commands of LaTeX (\\nabla) stay."""
+    """A text from a command line, with backslash n converted to a line break; LaTeX commands (\\nabla) are kept."""
     return _LINE_BREAK.sub("\n", text)
 
 
 def with_system(prompt: Text, system: str | None) -> Text:
-    """The prompt after a system message; unchanged if `system` is empty or the conversation has a system message."""
+    """The prompt with a system message before it; unchanged if `system` is empty or there already is one."""
     if not system:
         return prompt
     system = with_line_breaks(system)

@@ -1,6 +1,6 @@
-"""Tasks whose pairs are the rows of a data file: preference pairs, and single completions with a label.
+"""Tasks whose pairs are the rows of a data file: preference pairs, or single completions with a label.
 
-A hash of the prompt decides whether a pair is learned from or held out.
+A hash of the prompt decides whether a pair is used for training or held out.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from rlx.task.table import AbsentError, column
 if TYPE_CHECKING:
     from rlx.data.pair_store import PairStore
 
-_LEAST_KEPT, _MOST_KEPT = 2**21, 2**29  # bytes of the files whose pairs are kept for later runs
-SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
+_LEAST_KEPT, _MOST_KEPT = 2**21, 2**29  # range of file sizes, in bytes, whose pairs are cached for later runs
+SPEAKER = "\n\nAssistant:"  # in transcripts such as Anthropic's HH
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairFile(ReadsFile, Task, ABC):
-    """The base: a file whose rows become pairs. A subclass reads a row, and knows how many pairs a score needs.
+    """Base of tasks that make pairs from the rows of a file. A subclass reads a row, and knows how many pairs a score needs.
 
     path: the file (see find_files). held_out: share of the prompts held out, chosen by a hash of the prompt.
     label_noise: share of the training pairs that are flipped.
-    system: a system message for every conversation that has none; with it, a prompt of plain text becomes a conversation.
-    system_key, tools_key: the columns of a row's own system message and of the schemas of its tools; null: none.
+    system: a system message for every conversation that has none; with it, a plain-text prompt becomes a conversation.
+    system_key, tools_key: the columns with a row's own system message and tool schemas; null: none.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"pairs"})
@@ -57,18 +57,18 @@ class PairFile(ReadsFile, Task, ABC):
 
     @property
     def score(self) -> str:  # type: ignore[override]
-        """The figure that is the score: the share of held-out pairs whose chosen side has the larger implicit reward."""
+        """The metric used as the score: the share of held-out pairs whose chosen side has the larger implicit reward."""
         return "pair_accuracy"
 
     @cached_property
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-        """(pairs to learn from, pairs held out). A larger share than `held_out` is held out if the score needs it."""
+        """(training pairs, held-out pairs). Holds out a larger share than `held_out` if the score needs it."""
         name = self._name()
         with collection_paused():
             kept = None if name is None else self._store.read(name)
         if name is None or kept is None:
             learn, held_out = self._read_files()
-            if self._name() != name:  # the files were changed meanwhile
+            if self._name() != name:  # the files have changed meanwhile
                 name = None
             if name is not None:
                 self._store.write(name, (learn, held_out), self.columns.known())
@@ -83,7 +83,7 @@ class PairFile(ReadsFile, Task, ABC):
         object.__setattr__(self, "_store", store)
 
     def _name(self) -> str | None:
-        """What decides the pairs, as a hash; None if they are not worth keeping, or a class of one's own reads the rows."""
+        """A hash of all that determines the pairs; None if they are not worth caching, or a user's class reads the rows."""
         size = sum(file.stat().st_size for file in self._files)
         if self._store is None or not _LEAST_KEPT <= size <= _MOST_KEPT or not type(self).__module__.startswith("rlx."):
             return None
@@ -92,7 +92,7 @@ class PairFile(ReadsFile, Task, ABC):
         return hashlib.blake2b(json.dumps(parts, default=repr).encode(), digest_size=16).hexdigest()
 
     def _read_files(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-        """As `_split`, out of the files."""
+        """Like `_split`, but always read from the files."""
         with collection_paused():
             pairs, lacking = self.columns.made(self._files, self._pair)
             placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
@@ -123,7 +123,7 @@ class PairFile(ReadsFile, Task, ABC):
         return () if name is None else as_tools(row[name], place=place, key=name)
 
     def notes(self) -> Sequence[str]:
-        self.pairs()  # the file is read
+        self.pairs()  # make sure that the file is read
         return self.columns.notes()
 
     @abstractmethod
@@ -132,10 +132,10 @@ class PairFile(ReadsFile, Task, ABC):
 
     @abstractmethod
     def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
-        """The smallest share to hold out that leaves pairs for a score. placed: (hash of the prompt in [0, 1), pair)."""
+        """The smallest held-out share with enough pairs for a score. placed: (hash of the prompt in [0, 1), pair)."""
 
     def _ordered(self, held_out: Sequence[Pair]) -> tuple[Pair, ...]:
-        """The held-out pairs in the order of evaluation, which may read only the first of them."""
+        """The held-out pairs in the order of evaluation, which may read only the first ones."""
         return tuple(held_out)
 
     def pairs(self) -> Sequence[Pair]:
@@ -156,18 +156,18 @@ class PairFile(ReadsFile, Task, ABC):
 
 @cache
 def _source() -> str:
-    """The code that decides what a row becomes."""
+    """The source code that converts rows, which is part of the cache key."""
     modules = (base_module, columns_module, messages_module, table_module)
     return "".join((*map(inspect.getsource, modules), Path(__file__).read_text(encoding="utf-8")))
 
 
 def is_conversation(completion: Text) -> bool:
-    """Whether a completion has a message of the user: then it is a whole conversation, the prompt included."""
+    """Whether a completion contains a user message, and so is a whole conversation that includes the prompt."""
     return isinstance(completion, tuple) and any(message["role"] == "user" for message in completion)
 
 
 def goes_on(prompt: Text, completion: Text) -> bool:
-    """Whether messages go on after their prompt: the assistant begins, and what the prompt asks is not among them."""
+    """Whether messages continue their prompt: the assistant begins, and they do not repeat the prompt's question."""
     asked = {"role": "user", "content": prompt} if isinstance(prompt, str) else prompt[-1]
     return isinstance(completion, tuple) and completion[0]["role"] == "assistant" and asked not in completion
 
@@ -175,8 +175,8 @@ def goes_on(prompt: Text, completion: Text) -> bool:
 def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
     """(prompt, completion), both text or both messages; if the completion repeats the prompt, that part is removed.
 
-    A whole conversation beside a prompt of plain text is split before its last answer, and the text is not used; one that the
-    assistant begins goes on after the prompt.
+    A whole conversation beside a plain-text prompt is split before its last answer, and the text is ignored; one that begins
+    with the assistant continues the prompt.
     """
     if isinstance(completion, str):
         answer = ({"role": "assistant", "content": completion},) if completion else ()
@@ -190,10 +190,10 @@ def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFile(PairFile):
-    """A data file with one completion and its label in each row, such as thumbs up and down, for loss=kto and loss=kto_pair.
+    """A data file with one completion and its label per row, such as thumbs up and down, for loss=kto and loss=kto_pair.
 
-    A row is a pair of which one side is absent: a desirable completion is chosen, an undesirable one rejected. The score is the
-    share of held-out couples, one desirable and one undesirable, in which the desirable one has the larger implicit reward.
+    A row is a pair with one absent side: a desirable completion is chosen, an undesirable one rejected. The score is the share
+    of held-out combinations of a desirable and an undesirable one in which the desirable one has the larger implicit reward.
 
     path: the file. prompt_key, completion_key, label_key: its columns; a label is true or false, or 1 or 0.
     held_out: share of the prompts held out, chosen by a hash of the prompt; more if fewer would lack one of the labels.
@@ -215,7 +215,7 @@ class LabelledFile(PairFile):
         return max(map(min, places.values()))
 
     def _ordered(self, held_out: Sequence[Pair]) -> tuple[Pair, ...]:
-        """Desirable and undesirable completions in turn, so that the first rows have both labels."""
+        """Desirable and undesirable completions alternately, so that the first rows have both labels."""
         kinds = ([pair for pair in held_out if is_desirable(pair) == label] for label in (True, False))
         return tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
 
@@ -257,7 +257,7 @@ def is_desirable(pair: Pair) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceFile(PairFile):
-    """A data file with one pair in each row. The score is the share of held-out pairs whose chosen side has the larger reward.
+    """A data file with one pair per row. The score is the share of held-out pairs whose chosen side has the larger reward.
 
     The reward is the implicit one of the loss. Sides are text or chat messages.
     path: the file. prompt_key, chosen_key, rejected_key: its columns. Without a prompt, the common beginning of chosen and
@@ -303,7 +303,7 @@ class PreferenceFile(PairFile):
             self.columns.filled.add("prompt")
         if given is not None and name in CONVERSATIONS:  # such a column repeats a side that is a conversation
             given = None if is_conversation(chosen) else before_answer(as_text(given, place=place, key=str(name)))
-            if isinstance(given, str) and name != self.prompt_key:  # the name of a conversation, say
+            if isinstance(given, str) and name != self.prompt_key:  # for example the name of a conversation
                 given = None
         if given is None and isinstance(chosen, str) and isinstance(rejected, str) and SPEAKER in chosen and SPEAKER in rejected:
             prompt: Text
@@ -337,7 +337,7 @@ class PreferenceFile(PairFile):
         if names is None:
             return None
         for purpose in ("chosen_score", "rejected_score") if None not in given else ():
-            self.columns.name(row, purpose)  # each a column of its own
+            self.columns.name(row, purpose)  # raises if two purposes share a column
         chosen = column(row, names[0], place=place, setting="task.chosen_score_key")
         rejected = column(row, names[1], place=place, setting="task.rejected_score_key")
         try:
@@ -347,7 +347,7 @@ class PreferenceFile(PairFile):
         if better is not None and worse is not None:
             self.columns.read.update(names)
             return better, worse
-        if None in given:  # recognised by their names alone: ratings in words
+        if None in given:  # ratings in words, recognised only by the column's name
             return None
         raise DataError(f"{place}: scores {chosen!r} and {rejected!r} are not both finite numbers; fix them or leave the row out")
 
@@ -356,12 +356,12 @@ class PreferenceFile(PairFile):
 
 
 def implied_prompt(chosen: Text, rejected: Text, *, place: str, missing: str = "no prompt") -> tuple[Text, Text, Text]:
-    """(prompt, chosen, rejected) where the prompt is the common beginning: whole messages, or text up to the last white space."""
+    """(prompt, chosen, rejected) with the common beginning as the prompt: whole messages, or text up to the last white space."""
     size = 0
     while size < min(len(chosen), len(rejected)) and chosen[size] == rejected[size]:
         size += 1
     if isinstance(chosen, tuple):
-        while size > 0 and chosen[size - 1]["role"] == "assistant":  # equal completions are not a prompt
+        while size > 0 and chosen[size - 1]["role"] == "assistant":  # equal answers do not belong to the prompt
             size -= 1
     elif size < min(len(chosen), len(rejected)) or len(chosen) != len(rejected):
         size = max(chosen.rfind(" ", 0, size), chosen.rfind("\n", 0, size)) + 1

@@ -16,17 +16,17 @@ from rlx.task.messages import as_conversation, as_system, as_text, as_tools, bef
 from rlx.task.rewarded import RewardedTask
 from rlx.task.table import AbsentError
 
-NOT_FOR_REWARDS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
+NOT_FOR_REWARDS = ("prompt", "completion")  # parameter names of rewards; columns with these names cannot be passed to them
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFile(ReadsFile, RewardedTask):
-    """A data file with one prompt in each row. The rewards get the other columns, the answer under the name `answer`.
+    """A data file with one prompt per row. Rewards get the other columns, and the answer as `answer`.
 
     path: the file (see find_files). prompt_key: the column of the prompt, text or chat messages.
-    answer_key: the column of the answer; null if no reward needs one. Rewards do not get columns called prompt or completion.
+    answer_key: the column of the answer; null if no reward needs one. Rewards do not get columns named prompt or completion.
     held_out: share of the prompts held out, chosen by a hash of the prompt: all rows of a prompt are on one side.
-    system: a system message for every prompt that has none. system_key, tools_key: columns of a row's own, and of its tools.
+    system: a system message for every prompt that has none. system_key, tools_key: columns with a row's own, and with its tools.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -41,13 +41,13 @@ class PromptFile(ReadsFile, RewardedTask):
 
     @cached_property
     def _read(self) -> tuple[list[Prompt], list[AbsentError]]:
-        """(the prompt of each row, the errors about rows that give none)."""
+        """(the prompt of each row, the errors of rows without one)."""
         with collection_paused():
             return self.columns.made(self._files, self._prompt)
 
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-        """(prompts to learn from, prompts held out). At least the prompt with the smallest hash is held out, for the score."""
+        """(training prompts, held-out prompts). At least the prompt with the smallest hash is held out, for the score."""
         prompts, _ = self._read
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
@@ -77,7 +77,7 @@ class PromptFile(ReadsFile, RewardedTask):
         return Prompt(text, columns, () if tools is None else as_tools(row[tools], place=place, key=tools))
 
     def notes(self) -> Sequence[str]:
-        self.prompts()  # the file is read
+        self.prompts()  # make sure that the file is read
         return [note for note in self.columns.notes() if "not read" not in note]  # rewards read all columns
 
     def _example(self) -> str:

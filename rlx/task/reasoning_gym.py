@@ -17,7 +17,7 @@ from rlx.task.reward.base import Reward
 from rlx.task.rewarded import RewardedTask
 
 SCORER = "scorer"
-# The package makes problem i of a data set from seed + i; with this offset the held-out problems share no seed with the others.
+# The package generates problem i of a data set from seed + i; with this offset held-out and training problems share no seed.
 HELD_OUT_SEED = 1 << 40
 LEVEL_SEED = 1 << 42  # likewise between the levels of a curriculum
 _COMPOSITE, _FIELDS = "composite", ("field_name", "lower_field_name", "upper_field_name")
@@ -29,16 +29,16 @@ class ReasoningGym(RewardedTask):
     """A data set of reasoning-gym with its own scorer (the reward `scorer`, 0 to 1) and any further rewards.
 
     dataset: its name. parameters: parameters of the data set, by the package's names.
-    num_prompts, num_held_out: how many are generated, before repeated problems are dropped.
-    data_seed: the seed of the problems, apart from the run's seed.
+    num_prompts, num_held_out: how many are generated, before duplicates are dropped.
+    data_seed: the seed of the problems, independent of the run's seed.
     answer_tag: the scorer gets the text in the last <tag>...</tag>, or None without one; null: the whole completion.
-    instruction: a text put after each problem, on a line of its own; null: none.
+    instruction: a text appended to each problem on a separate line; null: none.
     scorer_weight: weight of the scorer in the sum of rewards.
-    difficulty: the level of the data set's own curriculum at which training begins, 0 the easiest; null: no curriculum, but the
-    parameters as they stand. num_prompts are generated of each level up to max_difficulty (null: the package's last), and the
-    held-out problems, on which the score rests, are of all these levels alike.
-    raise_at, raise_after: the level rises by one when the share of right completions, over so many steps, is at least this;
-    null: it stays. The level is logged as train/difficulty.
+    difficulty: the level of the data set's curriculum at which training begins, 0 is the easiest; null: no curriculum, only the
+    given parameters. num_prompts are generated for each level up to max_difficulty (null: the package's last), and the held-out
+    problems, which determine the score, come equally from all these levels.
+    raise_at, raise_after: the level rises by one when the share of correct completions over raise_after steps is at least
+    raise_at; null: it never rises. The level is logged as train/difficulty.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -70,12 +70,12 @@ class ReasoningGym(RewardedTask):
 
     @cached_property
     def problems(self) -> Mapping[int, Any]:
-        """Level -> the package's data set of the prompts to learn from; its scorer also scores the held-out prompts."""
+        """Level -> the package's data set of training prompts; its scorer also scores the held-out prompts."""
         return {level: self._generated(self.data_seed, self.num_prompts, level) for level in self._levels}
 
     @cached_property
     def _levels(self) -> range:
-        """The levels of the curriculum; level 0 alone stands for the parameters as they are."""
+        """The levels of the curriculum; without one only level 0, with the given parameters."""
         if self.difficulty is None:
             if self.raise_at is not None or self.max_difficulty is not None:
                 raise ConfigError("task.raise_at and task.max_difficulty are of a curriculum; begin one with task.difficulty=0")
@@ -127,7 +127,7 @@ class ReasoningGym(RewardedTask):
 
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-        """(prompts to learn from, prompts held out). No question is in both; questions are compared as text."""
+        """(training prompts, held-out prompts). No question is in both; questions are compared as text."""
         parts = len(self._levels)
         shares = [(part + 1) * self.num_held_out // parts - part * self.num_held_out // parts for part in range(parts)]
         held_out: dict[str, tuple[Mapping[str, Any], int]] = {}
@@ -151,7 +151,7 @@ class ReasoningGym(RewardedTask):
     def _entries(self, problems: Any) -> Sequence[Mapping[str, Any]]:
         try:
             return [problems[index] for index in range(len(problems))]
-        except Exception as error:  # a generator may raise anything
+        except Exception as error:  # a generator may raise any type
             raise DataError(f"reasoning-gym cannot generate {self.dataset}: {type(error).__name__}: {error}") from error
 
     def _prompt(self, entry: Mapping[str, Any], level: int) -> Prompt:
@@ -204,7 +204,7 @@ def package() -> Any:
 
 
 def _specifications(given: Any) -> list[Any]:
-    """The parts of a composite as the package wants them. Raises ValueError for what is none."""
+    """The parts of a composite in the package's format. Raises ValueError for invalid ones."""
     from reasoning_gym.composite import DatasetSpec
 
     names = {"name", "weight", "config"}
@@ -220,7 +220,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_parameters(dataset: str, parameters: Mapping[str, Any]) -> None:
-    """Refuse the name of a data set, or of a parameter, that the package does not know."""
+    """Raise ConfigError for a data set, or a parameter, that the package does not have."""
     package()
     from reasoning_gym.factory import DATASETS
 

@@ -18,16 +18,16 @@ _TAKEN = ("reward", FAILED)
 
 @dataclass(frozen=True, kw_only=True)
 class RewardedTask(Task):
-    """A task that sums named rewards. Each is logged on its own too, as reward/NAME.
+    """A task that sums named rewards. Each is also logged separately, as reward/NAME.
 
     rewards: name -> reward; a function without a weight has weight 1.
-    on_reward_error: what happens when a reward raises or gives no finite number. "stop": the run ends; "fail": the sample gets
-    failed_reward, and the share of such samples is logged as reward/failed.
-    full_reward: a completion with at least this reward counts as right, and the score is the share of held-out prompts whose
-    greedy completion is right. "auto": the largest possible sum, if every reward has bounds. null, and "auto" if one has none:
-    no completion counts as right, and the score is the mean reward of the greedy completions.
-    reward_noise: share of the completions of a draw that exchange their rewards at random. At 1 the rewards carry no
-    information, which makes a control. Evaluations use the true rewards.
+    on_reward_error: what to do if a reward raises or does not return a finite number. "stop": the run ends; "fail": the sample
+    gets failed_reward, and the share of such samples is logged as reward/failed.
+    full_reward: a completion with at least this reward counts as correct, and the score is the share of held-out prompts whose
+    greedy completion is correct. "auto": the largest possible sum, if every reward has bounds. null, or "auto" if a reward has
+    no bounds: no completion counts as correct, and the score is the mean reward of the greedy completions.
+    reward_noise: share of the completions of a draw whose rewards are permuted at random. At 1 the rewards carry no
+    information, for a control experiment. Evaluations use the true rewards.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -46,11 +46,11 @@ class RewardedTask(Task):
 
     @property
     def score(self) -> str:  # type: ignore[override]
-        """The figure that is the score: accuracy, or greedy_reward if no completion counts as right."""
+        """The metric used as the score: accuracy, or greedy_reward if no completion counts as correct."""
         return "greedy_reward" if self.full_reward_value() is None else "accuracy"
 
     def all_rewards(self) -> Mapping[str, Reward]:
-        """Name -> reward: first those of the task itself, then those of the config."""
+        """Name -> reward: first the task's own, then those of the config."""
         return self.rewards  # type: ignore[return-value]
 
     def full_reward_value(self) -> float | None:
@@ -64,7 +64,7 @@ class RewardedTask(Task):
         return self.reward_all([prompt], [completion])[0]
 
     def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
-        if type(self).reward is not RewardedTask.reward:  # a subclass defines `reward` itself
+        if type(self).reward is not RewardedTask.reward:  # a subclass overrides `reward`
             return super().reward_all(prompts, completions)
         return [graded.parts for graded in self._graded(prompts, completions)]
 
@@ -121,14 +121,14 @@ class RewardedTask(Task):
 
 
 def _figures(outcome: Any) -> Mapping[str, Any]:
-    """What a reward gave by name for a completion: the numbers of a sum, and those beside its value."""
+    """The named numbers of a reward's outcome: the parts of its sum, and its metrics."""
     if isinstance(outcome, Measured):
         return {**_figures(outcome.value), **outcome.figures}
     return outcome if isinstance(outcome, Mapping) else {}
 
 
 def summed(outcome: Any) -> Any:
-    """What a reward gave; where that is several numbers by name, their sum, or None if one of them is not a finite number."""
+    """The value of a reward's outcome; for several named numbers their sum, or None if one of them is not finite."""
     if not isinstance(outcome, Mapping):
         return outcome
     values = [finite(value) for value in outcome.values()]
@@ -148,7 +148,7 @@ def as_reward(name: str, given: Any) -> Reward:
 
 
 def reward_error(name: str, outcome: Any, prompt: Prompt, completion: str) -> TrainingError:
-    """The error for a reward that raised, or gave no finite number, for one completion."""
+    """The error for a reward that raised, or did not return a finite number, for one completion."""
     raised = isinstance(outcome, BaseException)
     forms = REWARD_FORMS.format(turns=len(prompt.columns.get("turns", (completion,))))
     what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, {forms},"

@@ -1,4 +1,4 @@
-"""Files of pairs or demonstrations whose prompts are sampled and rewarded too: what mixtures learn from on data of one's own."""
+"""Files of pairs or demonstrations whose prompts are also sampled and rewarded, for mixtures on your own data."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rlx.task.rewarded import RewardedTask
 
 @dataclass(frozen=True, kw_only=True)
 class RewardedPairs(RewardedTask, PairFile):
-    """The base: a file of pairs with rewards for what is sampled after its prompts. The score is that of the rewards.
+    """Base: a file of pairs, with rewards for completions sampled from its prompts. The score is that of the rewards.
 
-    answer_key: the column of the answer, which rewards get under the name `answer`; null, or a file without it: there is none.
-    Rewards get the columns of the row that are not part of its pair, under their own names. A prompt that several rows share is
+    answer_key: the column of the answer, which rewards get as `answer`; null, or a file without the column: no answer.
+    Rewards get the columns of the row that are not part of its pair, under their own names. A prompt shared by several rows is
     sampled once, so rewards do not get a column in which these rows differ. Raises DataError if their answers differ.
     """
 
     answer_key: str | None
 
     def _name(self) -> None:
-        """Pairs are kept for later runs without the columns that rewards read, so these are read again."""
+        """None: cached pairs lack the columns that rewards read, so the files are always read."""
 
     @cached_property
     def _differing(self) -> set[str]:
@@ -37,7 +37,7 @@ class RewardedPairs(RewardedTask, PairFile):
 
     @cached_property
     def _rows(self) -> dict[float, tuple[Mapping[str, Any], str]]:
-        """The hash of a prompt -> what rewards get with it, and the place of its first row."""
+        """The hash of a prompt -> the columns for its rewards, and the location of its first row."""
         return {}
 
     def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
@@ -54,7 +54,7 @@ class RewardedPairs(RewardedTask, PairFile):
         return pair
 
     def _columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What rewards get of a row, whose pair was read."""
+        """The columns for rewards of a row whose pair was read."""
         answer = self.columns.name(row, "answer")
         taken = {*self.columns.read, *NOT_FOR_REWARDS}
         columns = {name: value for name, value in row.items() if name not in taken}
@@ -64,7 +64,7 @@ class RewardedPairs(RewardedTask, PairFile):
 
     @cached_property
     def _sampled(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-        """(prompts to learn from, prompts held out), each once."""
+        """(training prompts, held-out prompts), each once."""
         learn, held_out = (self._distinct(pairs) for pairs in (self.pairs(), self.held_out_pairs()))
         for reward in self.all_rewards().values():
             reward.require_answers([*learn, *held_out])
@@ -105,10 +105,10 @@ class RewardedPairs(RewardedTask, PairFile):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardedPreferences(RewardedPairs, PreferenceFile):
-    """A preference file with rewards for what is sampled after its prompts. The score is that of the rewards, as of prompt_file.
+    """A preference file with rewards for completions sampled from its prompts. The score is that of the rewards.
 
-    answer_key: the column of the answer, or null. Rewards get it, and the other columns of the row under their own names: not
-    prompt, chosen, rejected, their scores, system or tools.
+    answer_key: the column of the answer, or null. Rewards get it, and the other columns of the row under their own names, except
+    prompt, chosen, rejected, their scores, system and tools.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"pairs", "rewards"})
@@ -116,10 +116,10 @@ class RewardedPreferences(RewardedPairs, PreferenceFile):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardedDemonstrations(RewardedPairs, DemonstrationFile):
-    """A file of demonstrations with rewards for what is sampled after their prompts. The score is that of the rewards.
+    """A file of demonstrations with rewards for completions sampled from their prompts. The score is that of the rewards.
 
-    answer_key: the column of the answer that rewards compare with. It is a demonstration itself where it is a worked solution
-    (GSM8K, MATH) and no other column has one; a row with a bare answer and no demonstration is sampled and not imitated.
+    answer_key: the column of the answer that rewards compare with. If it is a worked solution (GSM8K, MATH) and no other column
+    has a demonstration, it is the demonstration too; a row with only a bare answer is sampled and not imitated.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"demonstrations", "rewards"})

@@ -1,4 +1,4 @@
-"""Rows of data files, each with the place that it came from: JSON lines, CSV, Parquet, Arrow, compressed or not, in shards."""
+"""Rows of data files with their location: JSON lines, CSV, Parquet, Arrow, compressed or not, in shards."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from rlx.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".arrow")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of CSV: the first one that the header has
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # CSV separators: the first one found in the header is used
 _PATTERN = re.compile(r"[*?\[]")
 _LIST = "write one row a line, which jq -c '.[]' FILE > ROWS.jsonl does"
 _SURROGATE = re.compile(rb"\\u[dD]")
-_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+){0,2}")  # of a data set on the hub, with its configuration and its split
+_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+){0,2}")  # a data set on the hub, with configuration and split
 
 
 def find_files(path: str, *, key: str) -> tuple[Path, ...]:
     """The files that `path` names, in the order of their names.
 
-    A file; a pattern (shards/*.jsonl.gz); a directory of shards, or one that the package datasets saved; `directory:split`; a
-    name on the Hugging Face hub, or a directory with its layout: `name`, `name:split`, `name:configuration` or
-    `name:configuration:split`. Of several splits the training split is meant unless another is named.
+    path: a file; a pattern (shards/*.jsonl.gz); a directory of shards, or one saved by the package datasets; `directory:split`;
+    a name on the Hugging Face hub, or a directory with its layout: `name`, `name:split`, `name:configuration` or
+    `name:configuration:split`. The training split is used unless another is named.
     Raises DataError if there is no such data.
     """
     if not path.strip():
@@ -60,7 +60,7 @@ def find_files(path: str, *, key: str) -> tuple[Path, ...]:
 
 
 def _is_meant_here(file: Path) -> bool:
-    """Whether a path that does not exist means a file of this machine: by its suffix, its folder, or a name that is near it."""
+    """Whether a nonexistent path means a local file, judging by its suffix, its folder, or a similar name beside it."""
     if suffix_of(file) in SUFFIXES or (len(file.parts) > 1 and file.parent.is_dir()):
         return True
     return bool(difflib.get_close_matches(file.name, [entry.name for entry in Path().iterdir()], n=1, cutoff=0.8))
@@ -72,12 +72,12 @@ def _is_data(file: Path) -> bool:
 
 
 def suffix_of(file: Path) -> str:
-    """The suffix of a file's content, whatever it is compressed by."""
+    """The suffix of a file's content, without that of the compression."""
     return Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
 
 
 def _shards(folder: Path, split: str, *, key: str) -> tuple[Path, ...]:
-    """The files of a split in a directory: those in a folder, or with a name, of that split; all where it has no splits."""
+    """The files of a split in a directory, by folder or file name; all files if it has no splits."""
     try:
         files = sorted(file for file in folder.rglob("*") if _is_data(file) and not file.name.startswith("dataset_"))
     except OSError as error:
@@ -99,7 +99,7 @@ def _of_split(file: Path, split: str) -> bool:
 
 
 def find_file(path: str, *, key: str) -> Path:
-    """The file that `path` names, or a DataError with the nearest file beside it."""
+    """The file that `path` names. Raises DataError with the most similar file beside it."""
     file = Path(path).expanduser()
     try:
         if file.is_file():
@@ -118,9 +118,9 @@ def find_file(path: str, *, key: str) -> Path:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, row) for each row of the file; place is `file:line` for JSONL and `file, row n` for Parquet.
+    """(location, row) for each row of the file; the location is `file:line` for JSONL and `file, row n` for Parquet.
 
-    Raises DataError that names the line where a line is not a JSON object or the file is not a Parquet file.
+    Raises DataError, with the line, if a line is not a JSON object or the file is not a Parquet file.
     """
     suffix = suffix_of(file)
     if suffix in (".parquet", ".arrow"):
@@ -163,7 +163,7 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 class _TwiceError(Exception):
-    """An object has a key twice, of which json would keep the last."""
+    """An object has a duplicate key, of which json would keep the last."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ _decode = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def _require_characters(row: Any, place: str) -> None:
-    """Refuse half of a surrogate pair, which JSON can write and no encoding can hold."""
+    """Raise DataError for half of a surrogate pair, which JSON can contain but no encoding can represent."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -187,7 +187,7 @@ def _require_characters(row: Any, place: str) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked."""
+    """The bytes of a file, decompressed."""
     try:
         if file.suffix == ".gz":
             with gzip.open(file, "rb") as unpacked:
@@ -203,15 +203,15 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
             with file.open("rb") as plain:
                 yield plain
     except (OSError, EOFError, zlib.error) as error:
-        if getattr(error, "errno", None) is not None:  # of the system: the file cannot be opened
+        if getattr(error, "errno", None) is not None:  # from the operating system: the file cannot be opened
             raise
         raise DataError(f"{file} cannot be unpacked: {error}; is it whole?") from error
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a CSV file with a header, parted by commas, or by semicolons or tabs as the header is; what is empty is absent."""
+    """Rows of a CSV file with a header, separated by commas, semicolons or tabs like the header; empty values are absent."""
     with _opened(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-        csv.field_size_limit(2**31 - 1)  # of all readers; a text may be longer than csv allows by itself
+        csv.field_size_limit(2**31 - 1)  # global to csv; texts may be longer than its default limit
         try:
             first = text.readline()
             mark = next((mark for mark in _SEPARATORS if mark in first), ",")
@@ -232,7 +232,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _require_names_once(names: Sequence[str], file: Path) -> None:
-    """Refuse columns of one name, of which a row would keep the last."""
+    """Raise DataError for duplicate column names, of which a row would keep the last."""
     twice = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
     if twice is not None:
         raise DataError(f"{file}: two columns are called {twice!r}; rename or leave out one of them")
@@ -263,9 +263,9 @@ def _pyarrow(file: Path) -> Any:
 
 
 class AbsentError(DataError):
-    """A row lacks a value without which it cannot be learned from: no such column, null, or empty.
+    """A row lacks a value that is needed to learn from it: no such column, null, or empty.
 
-    lacks: what, such as "'chosen' is null". purpose: of the column, or empty. mend: what to do where all rows lack it.
+    lacks: a description, such as "'chosen' is null". purpose: of the column, or "". mend: advice if all rows lack it.
     """
 
     def __init__(self, place: str, lacks: str, *, purpose: str = "", mend: str = "") -> None:
@@ -276,9 +276,9 @@ class AbsentError(DataError):
 
 
 def column(row: Mapping[str, Any], name: str, *, place: str, setting: str, mend: str = "", purpose: str = "") -> Any:
-    """The value of a column that must be there, or an AbsentError that says which keys there are and which setting renames it.
+    """The value of a required column. Raises AbsentError with the existing keys and the setting that renames the column.
 
-    mend: what else to do where no key is like it. purpose: as in AbsentError.
+    mend: further advice if no key is similar. purpose: as in AbsentError.
     """
     if name in row:
         return row[name]
@@ -303,7 +303,7 @@ def files_hash(files: Sequence[Path]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-# Data sets of the Hugging Face hub, or in its layout: the files of a name, a configuration and a split.
+# Data sets on the Hugging Face hub, or in its layout: the files of a name, a configuration and a split.
 
 
 _REMOTE = "hf://datasets/"
@@ -311,10 +311,10 @@ NEEDS = "pip install 'rlx[datasets]'"
 
 
 def hub_files(name: str, parts: Sequence[str], *, key: str) -> tuple[Path, ...]:
-    """The files of a data set, downloaded where they are not here yet.
+    """The files of a data set, downloaded if necessary.
 
-    name: of the hub, or a directory with the hub's layout. parts: () or (split,) or (configuration,) or (configuration, split).
-    Without a split the training split is meant; without a configuration the only one, or the default one.
+    name: on the hub, or a directory with the hub's layout. parts: () or (split,) or (configuration,) or (configuration, split).
+    The default split is the training split; the default configuration is the only one, or the one named default.
     Raises DataError if the package datasets is missing, or finds no such data set, configuration or split.
     """
     try:
@@ -341,7 +341,7 @@ def hub_files(name: str, parts: Sequence[str], *, key: str) -> tuple[Path, ...]:
 
 @contextmanager
 def _hub() -> Iterator[str]:
-    """Why the hub cannot be reached, "" if it can. Without it, what was downloaded before is used, and nothing is retried."""
+    """Why the hub cannot be reached, "" if it can. If not, earlier downloads are used without retries."""
     import datasets
     from huggingface_hub import constants
 
@@ -357,7 +357,7 @@ def _hub() -> Iterator[str]:
 
 
 def _places(name: str, parts: Sequence[str], configs: Sequence[str], *, key: str) -> tuple[str, str]:
-    """(configuration, split). One part alone is a configuration if there is one of that name, else a split."""
+    """(configuration, split). A single part is a configuration if there is one of that name, else a split."""
     known = f"{name} has the configurations {', '.join(configs)}"
     if len(parts) == 2 or (len(parts) == 1 and parts[0] in configs):
         config, split = parts[0], parts[1] if len(parts) == 2 else "train"
@@ -377,7 +377,7 @@ def _files_of_split(files: Mapping[Any, Sequence[Any]], split: str, *, name: str
 
 
 def _local(file: str, *, key: str) -> str:
-    """The path of a file, which is downloaded if it lies on the hub: hf://datasets/OWNER/NAME@REVISION/FILE."""
+    """The path of a file, downloaded if it is on the hub: hf://datasets/OWNER/NAME@REVISION/FILE."""
     if not file.startswith(_REMOTE):
         return file
     from huggingface_hub import hf_hub_download
@@ -391,7 +391,7 @@ def _local(file: str, *, key: str) -> str:
 
 
 def is_mirror(folder: Path) -> bool:
-    """Whether a directory says in its README, as on the hub, which files make which configurations."""
+    """Whether a directory's README declares configurations and their files, as on the hub."""
     readme = folder / "README.md"
     if not readme.is_file():
         return False

@@ -1,4 +1,4 @@
-"""Calls of a user's functions, sync or async, each with a time limit: one that raises or hangs does not hold up the others."""
+"""Calls of user functions, sync or async, with a time limit each, so that one that raises or hangs does not block the others."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-_spend: ContextVar[Callable[[float], None]] = ContextVar("spend")  # of the call that makes a task
-_NOT_BEGUN = object()  # in place of the outcome of a coroutine that may be run elsewhere
-_SPARE = 1.0  # seconds beyond the limit of one in which no coroutine of a batch begins or ends, before its thread is given up
+_spend: ContextVar[Callable[[float], None]] = ContextVar("spend")  # charges time to the call that created a task
+_NOT_BEGUN = object()  # placeholder for the outcome of a coroutine that may be run in another thread
+_SPARE = 1.0  # seconds beyond one call's limit without any progress of a batch's coroutines, before its thread is abandoned
 
 
 class TimeLimitError(Exception):
-    """A call did not return within its time."""
+    """A call did not return within its time limit."""
 
 
 @dataclass(eq=False)
 class TimedCalls:
-    """Runs calls in a thread of their own, which keeps one event loop for all coroutines.
+    """Runs calls in a separate thread, which has one event loop for all coroutines.
 
-    seconds: the limit of one call; while a coroutine, or a task that it made, runs without awaiting, the time of the others
-    stands still. A thread cannot be ended from outside: one whose call hangs is left behind (it ends with the process), and a
-    new one takes the calls after it.
+    seconds: the limit of one call. While a coroutine, or a task that it created, runs without awaiting, the clocks of the others
+    stop. A thread cannot be ended from outside: one whose call hangs is abandoned (it ends with the process), and a new thread
+    takes over the later calls.
     """
 
     seconds: float
     _worker: _Worker | None = field(default=None, repr=False)
 
     def run(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What each call returned, awaited where it is a coroutine; in place of a value the exception that it raised.
+        """The result of each call, awaited if it is a coroutine; an exception that it raised replaces its result.
 
-        Plain functions run one after the other, coroutines at the same time.
+        Plain functions run one after the other, coroutines concurrently.
         """
         results: list[Any] = [None] * len(calls)
         waiting: dict[int, Any] = {}
@@ -58,7 +58,7 @@ class TimedCalls:
         return results
 
     def _ask(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """The outcomes of calls one by one; if one hangs, a TimeLimitError in its place and nothing of those after it."""
+        """The outcomes of calls, one by one; if one hangs, a TimeLimitError for it and no outcomes for those after it."""
         worker = self._living()
         worker.orders.put(calls)
         outcomes: list[Any] = []
@@ -72,9 +72,9 @@ class TimedCalls:
         return outcomes
 
     def _await(self, coroutines: Sequence[Any]) -> list[Any]:
-        """The outcomes of coroutines. Where one blocks the event loop, those that had not begun are run one by one in others.
+        """The outcomes of coroutines. If one blocks the event loop, those that had not begun are run one by one in new loops.
 
-        After two more that answer too late the rest is not tried: each takes all of its time.
+        After two more timeouts the rest is not tried, as each would use up its whole limit.
         """
         outcomes, late = self._await_once(coroutines), 0
         for place, coroutine in enumerate(coroutines):
@@ -89,7 +89,7 @@ class TimedCalls:
     def _await_once(self, coroutines: Sequence[Any]) -> list[Any]:
         worker, seconds, tasks = self._living(), self.seconds, list[asyncio.Future[Any]]()
         worker.progressed = time.monotonic()
-        worker.orders.put([lambda: worker.gathered(coroutines, seconds, tasks)])  # holds no `self`, whose end is the thread's
+        worker.orders.put([lambda: worker.gathered(coroutines, seconds, tasks)])  # without `self`, whose deletion ends the thread
         while True:
             waits = worker.progressed + self.seconds + _SPARE - time.monotonic()
             if waits <= 0:
@@ -117,10 +117,10 @@ class _Worker:
         self.orders: SimpleQueue[Sequence[Callable[[], Any]] | None] = SimpleQueue()  # None ends the thread
         self.outcomes: SimpleQueue[Any] = SimpleQueue()
         self.abandoned = False
-        self._begun: set[int] = set()  # places of coroutines, of those that are run now
+        self._begun: set[int] = set()  # indices of the coroutines that have begun in the current batch
         self._lock = Lock()
         self._spent = 0.0  # seconds that coroutines ran without awaiting
-        self.progressed = 0.0  # when a coroutine that has time left last ran
+        self.progressed = 0.0  # when a coroutine with time left last ran
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def work(self) -> None:
@@ -130,13 +130,13 @@ class _Worker:
                     break
                 try:
                     self.outcomes.put(call())
-                except BaseException as error:  # a user's code; SystemExit must not end the thread in silence either
+                except BaseException as error:  # user code; SystemExit must not end the thread silently either
                     self.outcomes.put(error)
         if self.loop is not None:
             _close(self.loop)
 
     def gathered(self, coroutines: Sequence[Any], seconds: float, tasks: list[asyncio.Future[Any]]) -> list[Any]:
-        """What the coroutines return, all at the same time; exceptions in place of values. tasks: gets a task of each."""
+        """The results of the coroutines, run concurrently; exceptions replace results. tasks: receives a task for each."""
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
             self.loop.set_task_factory(_metered_task)
@@ -144,10 +144,10 @@ class _Worker:
 
         async def begun(place: int, coroutine: Any) -> Any:
             with self._lock:
-                if self.abandoned:  # it may run elsewhere by now
+                if self.abandoned:  # it may already run in another thread
                     raise asyncio.CancelledError
                 self._begun.add(place)
-            self.progressed = began = time.monotonic()  # others may have kept the loop before
+            self.progressed = began = time.monotonic()  # others may have blocked the loop before
             own, before, used, is_late, is_over = asyncio.current_task(), self._spent, 0.0, False, False
             timer: asyncio.TimerHandle
 
@@ -155,7 +155,7 @@ class _Worker:
                 nonlocal used
                 used += part
                 self._spent += part
-                if not is_late and not is_over:  # a task that it made may outlive it
+                if not is_late and not is_over:  # a task that it created may outlive it
                     self.progressed = time.monotonic()
 
             def late() -> None:
@@ -170,7 +170,7 @@ class _Worker:
                     own.cancel()
 
             timer = asyncio.get_running_loop().call_later(seconds, late)
-            _spend.set(spend)  # tasks that it makes inherit it
+            _spend.set(spend)  # inherited by tasks that it creates
             try:
                 return await _Metered(_awaited(coroutine), spend)
             except asyncio.CancelledError:
@@ -189,7 +189,7 @@ class _Worker:
                 if not task.cancelled():
                     raise
                 return error
-            except Exception as error:  # whatever the user's code raises
+            except Exception as error:  # any type that the user's code raises
                 return error
 
         async def everyone() -> list[Any]:
@@ -199,9 +199,9 @@ class _Worker:
         return self.loop.run_until_complete(everyone())
 
     def so_far(self, tasks: Sequence[asyncio.Future[Any]], seconds: float, count: int) -> list[Any]:
-        """Gives up `gathered` while one of its tasks blocks the event loop, from another thread.
+        """Abandon `gathered`, from another thread, while one of its tasks blocks the event loop.
 
-        Returns what is done, errors for the blocker and for those that had begun, _NOT_BEGUN for the rest.
+        Returns finished outcomes, errors for the blocking task and for those that had begun, _NOT_BEGUN for the rest.
         """
         with self._lock:
             self.abandoned = True
@@ -226,7 +226,7 @@ class _Worker:
 
 
 class _Metered(Coroutine[Any, Any, Any]):
-    """A coroutine; `spend` is told the seconds of each stretch without an await, in which the loop does nothing else."""
+    """Wraps a coroutine; reports to `spend` the seconds of each stretch without an await, during which the loop is blocked."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], spend: Callable[[float], None]) -> None:
         self._coroutine, self._spend = coroutine, spend
@@ -263,13 +263,13 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 def _metered_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any) -> asyncio.Task[Any]:
-    """A task; one that a call makes (asyncio.gather and wait_for do) spends the time of that call."""
+    """A task; tasks created by a call (as asyncio.gather and wait_for do) charge their time to that call."""
     spend = _spend.get(None)
     return asyncio.Task(coroutine if spend is None else _Metered(coroutine, spend), loop=loop, **settings)
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Close an event loop; what still waits on it is cancelled, so that it gives back what it holds."""
+    """Close an event loop; pending tasks are cancelled, so that they release their resources."""
 
     async def cancelled(tasks: set[asyncio.Task[Any]]) -> None:
         for task in tasks:
@@ -280,7 +280,7 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     try:
         if waiting:
             loop.run_until_complete(cancelled(waiting))
-    except asyncio.TimeoutError:  # one of them does not let itself be cancelled
+    except asyncio.TimeoutError:  # a task ignores its cancellation
         pass
     finally:
         loop.close()

@@ -1,6 +1,6 @@
 """Rewards: named and weighted functions of a prompt and a completion, rlx's own and the user's.
 
-A reward gets the prompt as the task has it (text, or messages), the completion as text without special tokens, and the prompt's
+A reward gets the prompt in the task's form (text, or messages), the completion as text without special tokens, and the prompt's
 columns (such as its answer).
 """
 
@@ -19,14 +19,14 @@ from rlx.fields import Ranged, within
 from rlx.task.base import Earned, Prompt, Text, finite
 from rlx.task.timed import TimedCalls
 
-_AWAITED_SECONDS = 3600.0  # the longest of an async reward
+_AWAITED_SECONDS = 3600.0  # time limit of an async reward
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reward(Ranged, ABC):
     """One named part of a task's reward.
 
-    weight: what its value is multiplied by in the sum; 0 only logs it.
+    weight: factor of its value in the sum; with 0 it is only logged.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = None  # the smallest and the largest value, None if unknown
@@ -38,19 +38,19 @@ class Reward(Ranged, ABC):
         """The value of one completion, before the weight."""
 
     def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
-        """The values of many completions; where the reward raised an exception, that exception in place of a value."""
+        """The values of many completions; an exception that the reward raised replaces its value."""
         return [self._tried(prompt, completion) for prompt, completion in samples]
 
     def _tried(self, prompt: Prompt, completion: str) -> Any:
         try:
             return self(prompt.text, completion, **prompt.columns)
-        except RlxError:  # a wrong setting or column, which concerns every completion
+        except RlxError:  # a wrong setting or column, which affects every completion
             raise
         except Exception as error:
             return error
 
     def require_answers(self, prompts: Sequence[Prompt]) -> None:
-        """Raise DataError for an answer that no completion can match; called after the prompts are read."""
+        """Raise DataError for an answer that no completion can match; called when the prompts have been read."""
 
     @property
     def largest(self) -> float | None:
@@ -62,19 +62,19 @@ class Reward(Ranged, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionReward(Reward):
-    """A function of the user's own: `def reward(prompt, completion, **columns) -> float`.
+    """A reward from a user's function: `def reward(prompt, completion, **columns) -> float`.
 
-    It may give several numbers by name, {"format": 0.2, "answer": 1.0}: the reward is their sum, and each is logged. It may be
-    `async def`: then those of all completions of a batch run at the same time.
+    It may return several named numbers, {"format": 0.2, "answer": 1.0}: the reward is their sum, and each is logged. It may be
+    `async def`: then the calls for all completions of a batch run concurrently.
 
-    function: gets the columns that it names, or all of them if it takes **columns.
+    function: gets the columns that its parameters name, or all of them if it takes **columns.
     """
 
     function: Callable[..., float]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.function, functools.partial):  # a plain one: Hydra's subclass inspects the function at every call
+        if isinstance(self.function, functools.partial):  # a plain partial: Hydra's subclass inspects the function at every call
             plain = functools.partial(self.function.func, *self.function.args, **self.function.keywords)
             object.__setattr__(self, "function", plain)
 
@@ -141,7 +141,7 @@ def dotted_name(function: Callable[..., Any]) -> str:
     return f"{getattr(plain, '__module__', '')}.{getattr(plain, '__qualname__', type(plain).__name__)}".lstrip(".")
 
 
-# Where a reward was earned: one number for all, one a turn of the assistant, or numbers for parts of what it wrote.
+# The three forms of a reward: one number, one number per turn of the assistant, or numbers for spans of its text.
 
 
 REWARD_FORMS = "not a finite number, nor one for each turn (of which there are {turns}), nor spans within a turn"
@@ -149,9 +149,9 @@ REWARD_FORMS = "not a finite number, nor one for each turn (of which there are {
 
 @dataclass(frozen=True)
 class Span:
-    """A number for a part of what the assistant wrote.
+    """A number for a part of the assistant's text.
 
-    value: the number. begin, end: the part, in characters of a turn's text. turn: the number of the turn from 0; -1 is the last.
+    value: the number. begin, end: the part, in characters of a turn's text. turn: the index of the turn from 0; -1 is the last.
     """
 
     value: float
@@ -162,9 +162,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a reward gives for a completion, with figures about it that are logged as reward/NAME_FIGURE and not added to it.
+    """A reward for a completion, with metrics that are logged as reward/NAME_FIGURE and not added to the reward.
 
-    value: in one of the forms of a reward, or the exception that stands for it. Every completion has the same figures.
+    value: in one of the forms of a reward, or an exception instead. Every completion has the same metrics.
     """
 
     value: Any
@@ -172,9 +172,9 @@ class Measured:
 
 
 def earned_of(value: Any, turns: Sequence[str]) -> tuple[Earned, ...] | None:
-    """The pieces of a value that a reward returned; None if it is none of the three forms.
+    """The parts of a value that a reward returned, by location; None if it has none of the three forms.
 
-    turns: the assistant's texts. A sequence (or array, or tensor) of numbers has one for each; spans lie within their turns.
+    turns: the assistant's texts. A sequence (or array, or tensor) must have one number per turn; spans must lie within turns.
     """
     if getattr(value, "ndim", 0) == 1:
         value = value.tolist()

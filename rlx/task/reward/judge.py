@@ -1,4 +1,4 @@
-"""A judge: a language model on an OpenAI-compatible server that gives each completion a number."""
+"""A judge: a language model on an OpenAI-compatible server that scores completions."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _PLACE = re.compile(r"\{(\w+)\}")
 
 
 class NonsenseError(ValueError):
-    """What a judge replied is not a score."""
+    """A judge's reply is not a score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge(Reward):
-    """The score that a judge gives a completion, from `lowest` to `highest` and here from 0 to 1.
+    """The score that a judge gives a completion, scaled from `lowest`..`highest` to 0..1.
 
-    The completions of a batch are judged at the same time. A reply that is not a score within the bounds is asked for again with
-    another seed; after `retries` such replies the completion has no reward (see task.on_reward_error). A judge that cannot be
-    reached ends the run.
+    The completions of a batch are judged concurrently. If a reply is not a score within the bounds, the request is repeated with
+    another seed; after `retries` such replies the completion has no reward (see task.on_reward_error). If the judge cannot be
+    reached, the run ends.
 
-    url, model: of a server with /chat/completions; api_key_variable: the environment variable with its key, null if it asks for
-    none. timeout, retries, backoff: seconds of a request, further tries, and seconds before the first of them, doubled each time.
-    at_once: requests at the same time.
-    template: what the judge is asked; {prompt}, {completion} and the prompt's columns, {answer} say, are filled in.
+    url, model: of a server with /chat/completions; api_key_variable: the environment variable with the API key, null if it needs
+    none. timeout: seconds per request; retries: further tries; backoff: seconds before the first retry, doubled each time.
+    at_once: concurrent requests.
+    template: the request; {prompt}, {completion} and the prompt's columns, such as {answer}, are filled in.
     pattern: a regular expression whose first group, matched in the reply, is the score.
     temperature, max_tokens: of the judge's reply.
-    num_repeated: so many completions of a batch are judged twice, with another seed. The mean distance of the two scores, in
-    units of the reward, is logged as reward/judge_disagreement; the first counts. 0: none. reward/judge_nonsense is the share of
-    replies that were not a score.
-    cache_dir: replies are kept there by content, in judge.sqlite, so that a resumed run and another run of a sweep get the same
-    ones; null: in memory.
+    num_repeated: how many completions of a batch are judged twice, with another seed. The mean absolute difference of the two
+    scores, in units of the reward, is logged as reward/judge_disagreement; the first score counts. reward/judge_nonsense is the
+    share of replies that were not a score.
+    cache_dir: replies are cached there by content, in judge.sqlite, so that resumed runs and other runs of a sweep get the same
+    replies; null: in memory.
     """
 
     bounds = (0.0, 1.0)
@@ -81,7 +81,7 @@ class Judge(Reward):
         return self.score_all([(Prompt(prompt, columns), completion)])[0]
 
     def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
-        """A Measured each: the score, or a NonsenseError in its place, with the figures of this batch."""
+        """A Measured for each: the score, or a NonsenseError instead, with the metrics of this batch."""
         asked = [self._question(prompt, completion) for prompt, completion in samples]
         distinct = list(dict.fromkeys(asked))
         twice = sorted(distinct, key=content_digest)[: self.num_repeated]
@@ -109,7 +109,7 @@ class Judge(Reward):
         return _PLACE.sub(filled, with_line_breaks(self.template))
 
     def _scores(self, asked: Sequence[tuple[str, int]]) -> tuple[dict[tuple[str, int], float | NonsenseError], int, int]:
-        """(text, number of the sample) -> its score or error; how many replies were not a score; how many there were."""
+        """(text, sample index) -> its score or error; the number of replies that were not a score; the number of replies."""
         found: dict[tuple[str, int], float | NonsenseError] = {}
         waiting, wrong, replies = list(asked), 0, 0
         for attempt in range(self.retries + 1):
@@ -135,7 +135,7 @@ class Judge(Reward):
     # ---- replies ---------------------------------------------------------------------------------------------------------------
 
     def _replies(self, asked: Sequence[tuple[str, int]]) -> list[str]:
-        """The replies to (text, seed), out of the cache or from the server."""
+        """The replies to (text, seed), from the cache or the server."""
         bodies = [self._body(text, seed) for text, seed in asked]
         keys = [content_digest([self.url, body]) for body in bodies]
         kept = self._cache.get_all(keys)
@@ -174,7 +174,7 @@ class Judge(Reward):
 
 
 class _Cache:
-    """Replies by the digest of what was asked, in a file that several runs may share, or in memory."""
+    """Replies by digest of the request, in a file that several runs may share, or in memory."""
 
     def __init__(self, folder: str | None) -> None:
         self._memory: dict[str, str] = {}
@@ -194,7 +194,7 @@ class _Cache:
             ) from error
 
     def get_all(self, keys: Sequence[str]) -> dict[str, str]:
-        """The kept ones among these keys."""
+        """The cached replies among these keys."""
         found = {key: self._memory[key] for key in keys if key in self._memory}
         others = [key for key in keys if key not in found]
         if self._file is None or not others:
@@ -207,7 +207,7 @@ class _Cache:
         return found
 
     def put_all(self, replies: Mapping[str, str]) -> None:
-        """Keep replies; where another run has kept one meanwhile, that one stays."""
+        """Cache replies; a reply that another run has cached meanwhile is not replaced."""
         self._memory.update(replies)
         if self._file is not None and replies:
             with closing(self._opened()) as table, table:

@@ -17,7 +17,7 @@ from rlx.task.reward.base import Reward
 from rlx.task.reward.text import answers_of
 
 _MARKED = re.compile(r"\$[^$]+\$|\\boxed|\\\(|\\\[")
-# marks around an answer, which are not part of it
+# delimiters around an answer, which are not part of it
 _AROUND = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
@@ -32,19 +32,19 @@ _AROUND = tuple(
 )
 _ESCAPED = re.compile(r"\\([%{}])")
 _SAID = re.compile(r"\banswer\s*(?:is|:)\s*:?", re.IGNORECASE)  # before an answer in words
-# the last words of an answer whose only expression is a tuple or an interval; a text that negates or has other numbers is none
+# matches the end of an answer whose only expression is a tuple or an interval, but not text with negation or other numbers
 _TUPLE = re.compile(r"[^\d()\[\]=?]*\b(?:is|are)\s*:?\s*([(\[][^()\[\]]+,[^()\[\]]+[)\]])\.?")
 _NEGATES = re.compile(r"\b(?:not|no|never|nor|neither|none|cannot|wrong|false|incorrect)\b|n't|n’t", re.IGNORECASE)
-_BASE = re.compile(r"\d_\{?(\d+)")  # of 101_2, which the package reads as 101
+_BASE = re.compile(r"\d_\{?(\d+)")  # the base in 101_2, which the package reads as 101
 
 
 @dataclass(frozen=True, kw_only=True)
 class MathVerify(Reward):
     """1 if the completion's last expression (LaTeX or plain) equals the answer as mathematics: 1/2, 0.5 and \\frac{1}{2}; else 0.
 
-    A completion that equals the answer as text, alone, in \\boxed{} or after "answer is", also gives 1: a choice, a tuple, a
-    word, an amount. So does a sentence that ends with "is" and a tuple or an interval, its only expression.
-    unparsed: what to do with an answer in which the package finds no expression: "text", compare it as text alone; "refuse",
+    A completion also gives 1 if it equals the answer as text, alone, in \\boxed{} or after "answer is": a choice, a tuple, a
+    word, an amount; or if it is a sentence that ends with "is" and a tuple or interval as its only expression.
+    unparsed: what to do with an answer in which the package finds no expression: "text": compare it only as text; "refuse":
     raise an error. timeout: seconds for one comparison; one that takes longer gives 0.
     """
 
@@ -74,7 +74,7 @@ class MathVerify(Reward):
             self._words(answer, prompt) for answer in answers
         }:
             return 1.0
-        # its time-out is an alarm signal, which only the main thread can set
+        # the package's timeout is an alarm signal, which only the main thread can set
         limit = self.timeout if threading.current_thread() is threading.main_thread() else None
         said = self._package.parse(completion, parsing_timeout=limit)
         bases = _BASE.findall(final)[-1:]
@@ -82,7 +82,7 @@ class MathVerify(Reward):
         return float(any(self._same(answer, said, limit, prompt) for answer in right))
 
     def require_answers(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse an empty answer, and with unparsed="refuse" one that the package reads nothing from."""
+        """Raise DataError for an empty answer, and with unparsed="refuse" for one that the package cannot parse."""
         for prompt in prompts:
             for answer in answers_of(prompt.text, dict(prompt.columns), "math_verify"):
                 self._words(answer, prompt.text)
@@ -96,7 +96,7 @@ class MathVerify(Reward):
 
     def _parsed(self, answer: Any, limit: int | None, prompt: Text) -> Any:
         text = str(answer)
-        is_marked = bool(_MARKED.search(text))  # in a bare 1+x it would see the number 1
+        is_marked = bool(_MARKED.search(text))  # in an unmarked 1+x the package would find the number 1
         right = self._package.parse(text if is_marked else f"${text}$", parsing_timeout=limit)
         if not right and self.unparsed == "refuse":
             raise DataError(
@@ -111,13 +111,13 @@ class MathVerify(Reward):
 
 
 def _tuple_in(text: str) -> str:
-    """The tuple or interval with which a sentence ends that says nothing else in numbers; empty without one."""
+    """The tuple or interval at the end of a sentence without other numbers; "" if there is none."""
     match = _TUPLE.fullmatch(text.strip())
     return match[1] if match and not _NEGATES.search(text) else ""
 
 
 def _as_words(text: str) -> str:
-    """The text in lower case, without marks of mathematics and currency, white space and a final full stop."""
+    """The text in lower case, without math and currency marks, white space and a final full stop."""
     found = text.strip().rstrip(".").strip()
     for pattern in _AROUND:
         match = pattern.fullmatch(found)

@@ -17,14 +17,14 @@ TEMPLATES = ("auto", "chat", "plain", "pair")
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModel(Reward):
-    """The logit that a classifier gives to prompt and completion. It is loaded at the first call and runs in this process.
+    """The logit of a classifier for prompt and completion. It is loaded at the first call and runs in this process.
 
     path: a directory, or a name on the Hugging Face hub.
-    label: the output whose logit is the reward, by name or number; null for a model with one output.
-    template: how the two become its input. chat: by its chat template, as user and assistant; plain: one text after the other;
+    label: the output whose logit is the reward, by name or index; null for a model with one output.
+    template: how prompt and completion become its input. chat: its chat template, as user and assistant; plain: concatenated;
     pair: two texts, which its tokenizer joins; auto: chat if it has a chat template, else plain.
-    max_length: most tokens of an input, of which longer ones lose the beginning; null: as many as the model has positions.
-    batch_size: texts read at once. device: auto (a GPU if there is one), cpu, cuda, cuda:N.
+    max_length: longest input in tokens; longer ones lose their beginning; null: the model's positions.
+    batch_size: texts per forward pass. device: auto (a GPU if there is one), cpu, cuda, cuda:N.
     """
 
     path: str
@@ -63,7 +63,7 @@ class RewardModel(Reward):
                 self.path, output_loading_info=True, trust_remote_code=False
             )
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        except Exception as error:  # readers raise exceptions of any kind for damaged files
+        except Exception as error:  # readers raise various types for damaged files
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ConfigError(f"task.rewards: no sequence classifier can be loaded from {self.path}: {first}") from error
         finally:
@@ -91,7 +91,7 @@ class RewardModel(Reward):
         return places[0]
 
     def _encoded(self, tokenizer: Any, prompt: Text, completion: str, model: Any) -> dict[str, list[int]]:
-        """The tokens of prompt and completion; the last ones, if there are too many."""
+        """The tokens of prompt and completion; only the last ones if there are too many."""
         chat = self.template == "chat" or (self.template == "auto" and tokenizer.chat_template is not None)
         if chat:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
@@ -106,7 +106,7 @@ class RewardModel(Reward):
         return {name: list(encoded[name])[-limit if limit else None :] for name in names}
 
     def _logits(self, model: Any, tokenizer: Any, rows: Sequence[dict[str, list[int]]], place: int) -> list[float]:
-        """One logit for each row. Rows are padded on the right: a causal classifier finds the last token by the padding token."""
+        """One logit per row. Rows are padded on the right, as a causal classifier finds the last token by the padding token."""
         import torch
 
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else model.config.pad_token_id

@@ -22,11 +22,11 @@ NUMBER = re.compile(rf"(?:(?<![\w).])[-+])?(?:{_DIGITS})(?:[eE][-+]?[0-9]{{1,3}}
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMatch(Reward):
-    """1 if the completion is the answer, without white space around them, else 0. A list of answers: 1 if it is one of them.
+    """1 if the completion equals the answer, or one of a list of answers, up to surrounding white space; else 0.
 
-    ignore_case: whether A and a are the same.
-    pattern: a regular expression; the first group (or all) of its last match in the completion is compared, and without a match
-    the reward is 0. null: the whole completion is compared.
+    ignore_case: whether to ignore case.
+    pattern: a regular expression; the first group (or all) of its last match in the completion is compared; without a match the
+    reward is 0. null: the whole completion is compared.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -53,9 +53,9 @@ class ExactMatch(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class Numeric(Reward):
-    """1 if the last number of the completion is that of the answer, else 0. Reads 1,234.5 and 3/4 and 1e-3.
+    """1 if the last number of the completion equals that of the answer, else 0. Reads 1,234.5 and 3/4 and 1e-3.
 
-    tolerance: largest difference, relative to the answer where that is above 1.
+    tolerance: largest difference, relative to the answer if that is above 1.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -102,9 +102,9 @@ class RegexFormat(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class LengthPenalty(Reward):
-    """Soft overlong punishment, DAPO (arXiv:2503.14476) eq. 13, with lengths in characters: a reward sees text alone.
+    """Soft overlong punishment, DAPO (arXiv:2503.14476) eq. 13, with lengths in characters, as a reward sees only text.
 
-    0 up to max_characters - cache_characters, -1 above max_characters, a straight line between them.
+    0 up to max_characters - cache_characters, -1 above max_characters, linear in between.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (-1.0, 0.0)
@@ -127,7 +127,7 @@ class LengthPenalty(Reward):
 
 
 def answers_of(prompt: Text, columns: dict[str, Any], name: str) -> Sequence[Any]:
-    """The right answers, of which a completion needs one. Raises DataError if the prompt has none."""
+    """The accepted answers. Raises DataError if the prompt has none."""
     answer = columns.get("answer")
     if answer is None or answer == []:
         raise DataError(f"reward {name} compares with an answer, and the prompt {prompt!r} has none; see task.answer_key")
@@ -153,7 +153,7 @@ def last_number(text: str) -> Fraction | None:
 
 
 def compiled(pattern: str, key: str) -> re.Pattern[str]:
-    """The compiled regular expression. Raises ConfigError with the key and the reason if it is none."""
+    """The compiled regular expression. Raises ConfigError with the key and the reason if it is invalid."""
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error as error:

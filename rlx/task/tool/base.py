@@ -1,4 +1,4 @@
-"""Tools that the assistant may call: functions of typed arguments, their JSON schemas, and the calls in what it wrote."""
+"""Tools that the assistant may call: functions with typed arguments, their JSON schemas, and the calls in its text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rlx.errors import ConfigError
 _EXAMPLE = "a tool is a function of a module, like def search(query: str, limit: int = 5) -> str"
 _ARGUMENTS = re.compile(r"^\s*(Args|Arguments|Parameters|Returns):?\s*$", re.MULTILINE)
 _KINDS: Mapping[str, type] = {"integer": int, "string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
-_SHOWN = 60  # characters of a value in an error
+_SHOWN = 60  # characters of a value shown in an error
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """A function of typed arguments: `def search(query: str, limit: int = 5) -> str`.
+    """A function with typed arguments: `def search(query: str, limit: int = 5) -> str`.
 
-    Its docstring describes it to the assistant, with what stands under `Args:` for each argument. Arguments that the config sets
-    (task.environment.tools.search.function.limit=3) are not the assistant's to choose. It runs in a worker process, which imports
-    its module. Raises ConfigError for an argument without a type, or of one that JSON has not.
+    Its docstring describes it to the assistant, including the entries under `Args:` for each argument. The assistant cannot set
+    arguments that the config sets (task.environment.tools.search.function.limit=3). It runs in a worker process, which imports
+    its module. Raises ConfigError for an argument without a type, or with a type that JSON does not have.
     """
 
     function: Callable[..., str]
@@ -53,16 +53,16 @@ class Tool:
 
     @property
     def target(self) -> tuple[str, str]:
-        """(module, name) of the function, by which a worker process finds it."""
+        """(module, name) of the function, with which a worker process finds it."""
         module, name = getattr(self._plain, "__module__", ""), getattr(self._plain, "__qualname__", "")
-        is_inner = module.startswith("rlx.") and not module.startswith("rlx.task.tool.")  # of rlx, and no tool
+        is_inner = module.startswith("rlx.") and not module.startswith("rlx.task.tool.")  # part of rlx, but not a tool
         if not module or module == "__main__" or not name or "<" in name or is_inner:
             raise ConfigError(f"task.environment.tools: {self._plain!r:.80} is not a tool that a process can import; {_EXAMPLE}")
         return module, name
 
     @cached_property
     def schema(self) -> Mapping[str, Any]:
-        """{"type": "function", "function": {"name", "description", "parameters"}}, as transformers makes it of a function."""
+        """{"type": "function", "function": {"name", "description", "parameters"}}, as created by transformers."""
         from transformers.utils import DocstringParsingException, TypeHintParsingException, get_json_schema
 
         own, hints = self.name, hints_of(self._plain)
@@ -93,9 +93,9 @@ class Tool:
 
 
 def misfit(value: Any, schema: Mapping[str, Any], name: str) -> str:
-    """What is wrong with a value from JSON under the schema of an argument, said to the assistant; empty if it fits.
+    """A message for the assistant about a JSON value that does not fit an argument's schema; "" if it fits.
 
-    The schema is one that transformers makes of a type. name: of the argument, such as tags or tags[0].
+    The schema is one that transformers creates from a type. name: of the argument, such as tags or tags[0].
     """
     if value is None and schema.get("nullable"):
         return ""
@@ -122,7 +122,7 @@ def misfit(value: Any, schema: Mapping[str, Any], name: str) -> str:
 
 
 def _is_kind(value: Any, kind: str) -> bool:
-    """Whether a value is of a type of JSON; numbers are finite, and a boolean is none."""
+    """Whether a value has a JSON type; numbers must be finite, and a boolean is not a number."""
     if isinstance(value, bool):
         return kind in ("boolean", "any")
     if kind == "number":
@@ -136,7 +136,7 @@ def _shown(value: Any) -> str:
 
 
 def _signature_alone(name: str, hints: Mapping[str, Any], taken: list[inspect.Parameter]) -> Any:
-    """A function of this name and these arguments that does nothing."""
+    """A function with this name and these arguments that does nothing."""
 
     def twin() -> None: ...
 
@@ -147,7 +147,7 @@ def _signature_alone(name: str, hints: Mapping[str, Any], taken: list[inspect.Pa
 
 
 def _documented(text: str, names: list[str]) -> tuple[str, dict[str, str]]:
-    """What a docstring says of a function, and of each argument under `Args:`; empty if it says nothing."""
+    """The docstring's description of a function, and of each argument under `Args:`; "" if missing."""
     found = _ARGUMENTS.search(text)
     about, rest = (text, "") if found is None else (text[: found.start()], text[found.end() :])
     ended = _ARGUMENTS.search(rest)
@@ -163,7 +163,7 @@ def _documented(text: str, names: list[str]) -> tuple[str, dict[str, str]]:
     return about.strip(), said
 
 
-# Calls of tools in what the assistant wrote, in the format of each family of models.
+# Tool calls in the assistant's text, in the format of each model family.
 #
 # | format | what the assistant writes |
 # | --- | --- |
@@ -179,7 +179,7 @@ _AFTER_REASONING = "</think>"
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool. error: what is wrong with how it is written; then there are no arguments."""
+    """A tool call. error: what is wrong with its format; then there are no arguments."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -187,7 +187,7 @@ class Call:
 
 
 def hermes_calls(text: str) -> list[Call]:
-    """The calls between tags, those within a reasoning left out."""
+    """The calls between tags, except those within reasoning."""
     return [call for body in _TAGGED.findall(text.rpartition(_AFTER_REASONING)[2]) for call in _read(body)]
 
 
@@ -211,9 +211,9 @@ FORMATS: Mapping[str, Callable[[str], list[Call]]] = {
 
 
 def text_before_calls(text: str) -> str:
-    """What a turn that makes calls says before the first of them, as servers of models give it; marks in a reasoning are text.
+    """The text of a turn before its first call, as model servers return it; marks within reasoning are text.
 
-    A turn that makes calls without a mark consists of them, and says nothing.
+    A turn with unmarked calls consists only of calls, so its text is empty.
     """
     reasoning, end, said = text.rpartition(_AFTER_REASONING)
     places = [said.index(mark) for mark in (_TAG, _PYTHON_TAG, _TOOL_CALLS) if mark in said]
@@ -221,12 +221,12 @@ def text_before_calls(text: str) -> str:
 
 
 def format_of(written: str, call: Call) -> str | None:
-    """The format in which `written` is that call; None if it is none of FORMATS."""
+    """The format in which `written` is that call; None if it is not one of FORMATS."""
     return next((name for name, read in FORMATS.items() if read(written) == [call]), None)
 
 
 def _read(body: str) -> list[Call]:
-    """The calls of JSON text that a mark calls such."""
+    """The calls in JSON text after a mark."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -235,7 +235,7 @@ def _read(body: str) -> list[Call]:
 
 
 def _read_unmarked(text: str, begins: str) -> list[Call]:
-    """The calls of a turn that is JSON of calls alone and begins with one of these characters; other JSON is an answer."""
+    """The calls of a turn that consists only of JSON calls and begins with one of these characters; other JSON is an answer."""
     if not text.strip().startswith(tuple(begins)):
         return []
     found = _read(text)

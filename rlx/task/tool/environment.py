@@ -1,4 +1,4 @@
-"""The environment of tools: it runs the assistant's calls and answers with their results."""
+"""The tool environment: it runs the assistant's tool calls and answers with their results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PROBE = Call("rlx_probe", {"rlx_key": "rlx"})
 
 @dataclass(frozen=True, kw_only=True)
 class ToolUse(Environment):
-    """Runs the calls of tools in a turn of the assistant; a turn without a call is the answer and ends the conversation.
+    """Runs the tool calls in a turn of the assistant; a turn without a call is the answer and ends the conversation.
 
-    tools: name -> tool, which task/tool chooses. Whatever goes wrong with a call (no such tool, arguments that do not fit, a tool
-    that raises or hangs) is the message "error: ..." of the tool and counts as tool_errors; the conversation goes on.
-    call_seconds: the longest call; a longer one is ended. num_workers: how many calls run at a time, in a process each.
-    max_calls: of one turn; further ones are not run. max_characters: of a result; the rest is left out.
-    describes_tools: a system message describes the tools (the user's first message, if the chat template knows no system), and
-    results are messages of the user, for models whose chat template knows no tools.
+    tools: name -> tool, chosen by task/tool. A failed call (no such tool, arguments that do not fit, a tool that raises or hangs)
+    gives the tool message "error: ..." and counts as tool_errors; the conversation continues.
+    call_seconds: time limit of a call, after which it is ended. num_workers: concurrent calls, each in its own process.
+    max_calls: per turn; further ones are not run. max_characters: per result; the rest is left out.
+    describes_tools: describe the tools in a system message (or the user's first message, if the chat template does not support
+    system messages) and give results as user messages, for models whose chat template does not support tools.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 0.0)
@@ -59,7 +59,7 @@ class ToolUse(Environment):
             raise ConfigError(f"task.environment.tools has two functions of one name among {', '.join(self.tools)}; rename one")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ToolUse:
-        return copy.copy(self)  # conversations share the processes, and have `state` for what is theirs
+        return copy.copy(self)  # conversations share the processes, and keep their own data in `state`
 
     @cached_property
     def _workers(self) -> ToolWorkers:
@@ -67,16 +67,16 @@ class ToolUse(Environment):
 
     @cached_property
     def _read(self) -> Callable[[str], list[Call]]:
-        return FORMATS["hermes"]  # as the description says; `for_policy` sets that of a chat template
+        return FORMATS["hermes"]  # as in the description; `for_policy` sets the chat template's format
 
     @cached_property
     def _reads_system(self) -> bool:
-        return True  # `for_policy` asks the chat template
+        return True  # `for_policy` checks the chat template
 
     def for_policy(self, policy: Any) -> ToolUse:
-        """This environment with the format in which the policy's chat template writes calls.
+        """This environment with the call format of the policy's chat template.
 
-        Raises ConfigError for a template that does not write schemas of tools, or calls in a format that is not read here.
+        Raises ConfigError for a template that does not render tool schemas, or renders calls in an unsupported format.
         """
         twin = copy.copy(self)
         twin.__dict__.update(_workers=self._workers)
@@ -123,7 +123,7 @@ class ToolUse(Environment):
         )
 
     async def _result(self, place: int, call: Call) -> tuple[str, bool]:
-        """What a call comes to as text, and whether it is an error."""
+        """The result of a call as text, and whether it is an error."""
         try:
             text = await self._called(place, call)
             if len(text) > self.max_characters:
@@ -151,24 +151,24 @@ class ToolUse(Environment):
         return await self._workers.call(tool.target, {**call.arguments, **tool.fixed})
 
     def figures(self) -> Mapping[str, float]:
-        """How many tools were called in the conversation, and how many of these calls failed."""
+        """The number of tool calls in the conversation, and of failed ones."""
         return {name: float(self.state.get(name, 0.0)) for name in ("tool_calls", "tool_errors")}
 
 
 def _reads_system(policy: Any) -> bool:
-    """Whether the policy's chat template writes a system message before one of the user."""
+    """Whether the policy's chat template supports a system message before a user message."""
     word = "rlxprobesystem"
     try:
         return word in policy.text.template.prompt(({"role": "system", "content": word}, {"role": "user", "content": "?"}))
-    except DataError:  # it refuses one
+    except DataError:  # the template refuses it
         return False
 
 
 def calls_reader(policy: Any, schemas: Sequence[Mapping[str, Any]], *, mend: str) -> Callable[[str], list[Call]]:
-    """What reads calls in the format in which a policy's chat template writes them.
+    """A function that parses calls in the format of a policy's chat template.
 
-    mend: what else can be done, for errors. Raises ConfigError for a template that does not write schemas of tools, or calls in a
-    format that is not read here.
+    mend: further advice for errors. Raises ConfigError for a template that does not render tool schemas, or renders calls in an
+    unsupported format.
     """
     template, otherwise = policy.text.template, f"{mend and f'{mend}or '}give another template with policy.chat_template=FILE"
     opening = ({"role": "user", "content": "?"},)

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 
-_SECONDS, _MEMORY, _FILE = 5, 1 << 29, 1 << 20  # of processor time; bytes of memory; bytes of a file
-_LONGEST = 100_000  # characters of code, which is an argument of a command
+_SECONDS, _MEMORY, _FILE = 5, 1 << 29, 1 << 20  # limits: CPU seconds; bytes of memory; bytes of a file
+_LONGEST = 100_000  # characters of code, which is passed as a command-line argument
 
 # sets the limits in the new process before it becomes the interpreter that runs the code
 _LIMITED = f"""

@@ -1,4 +1,4 @@
-"""Processes that run tools, so that one which hangs or crashes can be ended and holds up no other."""
+"""Processes that run tools, so that one that hangs or crashes can be ended without blocking the others."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from threading import Thread
 from typing import Any
 
 _LONGEST = 1 << 20  # bytes of one result
-_START_SECONDS = 120.0  # of a process and of the import of a tool's module
+_START_SECONDS = 120.0  # time limit for starting a process and importing a tool's module
 _COMMAND = "from rlx.task.tool.worker import serve; serve()"
 
 
 class ToolError(Exception):
-    """A tool that raised, hung or ended its process; the assistant is told."""
+    """A tool raised, hung or ended its process; the message is for the assistant."""
 
 
 class ToolWorkers:
-    """Runs functions by their names, each call in one of some processes; one whose call exceeds its time is ended.
+    """Runs functions by name in a pool of processes; a process whose call exceeds the time limit is ended.
 
-    seconds: the limit of one call. most: the most processes, which are started when they are needed.
+    seconds: the limit of one call. most: the largest number of processes, which are started on demand.
     """
 
     def __init__(self, *, seconds: float, most: int) -> None:
@@ -39,7 +39,7 @@ class ToolWorkers:
         self._turns: weakref.WeakKeyDictionary[Any, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 
     async def call(self, target: tuple[str, str], arguments: Mapping[str, Any]) -> str:
-        """What the function `target`, (module, name), returns as text. Raises ToolError with words for the assistant."""
+        """The result of the function `target`, (module, name), as text. Raises ToolError with a message for the assistant."""
         async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.most)):
             process = self._idle.pop() if self._idle else _Process()
             try:
@@ -72,7 +72,7 @@ class _Process:
         self.end = weakref.finalize(self, _end, self.popen)
 
     async def answer(self, order: Mapping[str, Any], seconds: float) -> dict[str, str]:
-        """Its answer to an order. Raises ToolError if there is none within so many seconds."""
+        """Its answer to a request. Raises ToolError if there is none within this many seconds."""
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
         loop, file, read = asyncio.get_running_loop(), self.popen.stdout.fileno(), bytearray()
@@ -108,7 +108,7 @@ class _Process:
 
 
 def _end(popen: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it started."""
+    """End the process and all processes that it started."""
     with suppress(ProcessLookupError):
         os.killpg(popen.pid, signal.SIGKILL)
     popen.wait()
@@ -122,9 +122,9 @@ def _end(popen: subprocess.Popen[bytes]) -> None:
 
 
 def serve() -> None:
-    """Answer the orders on standard input, one per line, until it ends; then this process ends, whatever it is doing.
+    """Answer the requests on standard input, one per line; when it closes, end this process, whatever it is doing.
 
-    What tools print goes to standard error.
+    The output of tools goes to standard error.
     """
     orders, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -143,7 +143,7 @@ def serve() -> None:
 
 
 def _reply(order: Mapping[str, Any]) -> dict[str, str]:
-    """Import the function of an order, or call it where the order has arguments."""
+    """Import the function of a request, or call it if the request has arguments."""
     module, name = order["target"]
     try:
         function: Any = reduce(getattr, name.split("."), importlib.import_module(module))
@@ -152,7 +152,7 @@ def _reply(order: Mapping[str, Any]) -> dict[str, str]:
         value = function(**order["arguments"])
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
-    except BaseException as error:  # a tool is the user's code, its arguments the assistant's
+    except BaseException as error:  # user code, called with arguments from the assistant
         return {"error": f"{type(error).__name__}: {error}"}
     if isinstance(value, str):
         return {"value": value}

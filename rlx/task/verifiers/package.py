@@ -1,4 +1,4 @@
-"""An environment of the package verifiers as it is loaded: refused if rlx cannot run it; its rows, and its errors kept."""
+"""Loads an environment of the package verifiers, refuses it if rlx cannot run it, and splits its rows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError, RlxError, users_place
 
 Row = Mapping[str, Any]
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # for which the package installs handlers of its own
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # signals whose handlers the package replaces
 
-# what the reward functions of the conversation that is scored raised; the package itself logs it and scores 0
+# exceptions of reward functions for the conversation being scored; the package itself only logs them and scores 0
 reward_errors: ContextVar[list[str]] = ContextVar("reward_errors")
 
 
@@ -36,7 +36,7 @@ def package() -> Any:
 
 
 def loaded(load: Callable[..., Any], env: str, parameters: Mapping[str, Any]) -> Any:
-    """The environment that `load` makes of the parameters. Raises ConfigError if it makes none that rlx can run."""
+    """The environment that `load` creates from the parameters. Raises ConfigError if rlx cannot run it."""
     package()
     _check_parameters(load, env, parameters)
     with _signals_kept():
@@ -68,9 +68,9 @@ def _check_parameters(load: Callable[..., Any], env: str, parameters: Mapping[st
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Put back the handlers of signals that stop a run; each environment of the package replaces them when it is made."""
+    """Restore the signal handlers that stop a run, which each environment of the package replaces when it is created."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # no other thread may set a handler, the package's neither
+        yield  # no other thread, including the package's, can set a handler
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
@@ -81,7 +81,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 def _require_runnable(made: Any, env: str) -> None:
-    """Refuse what is not an environment, and those that need more than one conversation, or another loop, than rlx plays."""
+    """Raise ConfigError for an object that is not an environment, or for one that rlx's loop of one conversation cannot play."""
     vf = package()
     where = f"task.env={env}"
     if not isinstance(made, vf.Environment):
@@ -105,12 +105,12 @@ def _require_runnable(made: Any, env: str) -> None:
 
 
 def environments_in(made: Any) -> list[Any]:
-    """The environment, and those in it if it is a group."""
+    """The environment, and its members if it is a group."""
     return [made, *(below for part in getattr(made, "envs", ()) for below in environments_in(part))]
 
 
 def _keep_reward_errors(made: Any) -> None:
-    """Note what a reward function raises, or gives that is not a number, in `reward_errors`."""
+    """Record exceptions and non-numeric results of reward functions in `reward_errors`."""
     seen: set[int] = set()
     waiting = [part.rubric for part in environments_in(made)]
     while waiting:
@@ -139,10 +139,10 @@ def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def split_rows(made: Any, env: str, held_out: float) -> tuple[list[Row], list[Row], str]:
-    """(rows to learn from, rows held out, how they were told apart).
+    """(training rows, held-out rows, how they were split).
 
-    Those of its eval dataset are held out, and no row of them is learned from. Where there is none, or where it holds all of the
-    rows, a share of the rows is held out by a hash of their content. Raises DataError if one side is empty.
+    The rows of its eval dataset are held out and never used for training. If there is none, or if it contains all rows, a share
+    of the rows is held out by a hash of their content. Raises DataError if one side is empty.
     """
     learn, evaluate = _rows(made.build_dataset, env), _rows(made.build_eval_dataset, env)
     held = {_content(row) for row in evaluate}
@@ -170,18 +170,18 @@ def _rows(build: Callable[[], Any], env: str) -> list[Row]:
             return [] if dataset is None else list(dataset.to_list())
     except RlxError:
         raise
-    except Exception as error:  # code of the environment's author, or a download
+    except Exception as error:  # raised by the environment author's code, or a download
         raise DataError(f"task.env={env}: its dataset cannot be made: {_described(error)}") from error
 
 
 def _content(row: Row) -> str:
-    """What a row says, its number apart."""
+    """The content of a row, without its index."""
     told = {name: value for name, value in row.items() if name != "example_id"}
     return json.dumps(told, sort_keys=True, ensure_ascii=False, default=repr)
 
 
 def _uniform(content: str) -> float:
-    """A number in [0, 1) that depends on the content alone."""
+    """A number in [0, 1) that depends only on the content."""
     digest = hashlib.blake2b(f"held out {content}".encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big") / 2.0**64
 

@@ -1,7 +1,7 @@
 """A rollout of the package verifiers that waits for the assistant's turns.
 
-The package asks a client for each turn; rlx asks the environment for an answer to each turn. Here the package's rollout runs as
-a task of asyncio whose client hands on what it is asked, and waits until rlx has sampled the turn.
+The package requests each turn from a client; rlx requests an answer to each turn from the environment. Here the package's
+rollout runs as an asyncio task whose client passes each request on and waits until rlx has sampled the turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PLAIN = "text"  # the role of a prompt without roles
 
 @dataclass(eq=False)
 class Request:
-    """A turn that the rollout asks for: the whole conversation so far, the tools offered, and where the answer goes."""
+    """A turn requested by the rollout: the whole conversation so far, the available tools, and a future for the answer."""
 
     messages: Sequence[Any]
     tools: tuple[str, ...]
@@ -32,10 +32,10 @@ class Request:
 
 @dataclass(eq=False)
 class WaitingRollout:
-    """One rollout of one row. `begin` gives its first request's messages, `answer` a turn, `end` cuts it off.
+    """One rollout of one row. `begin` returns its first request's messages, `answer` passes a turn, `end` cuts it off.
 
-    All three are awaited on one event loop. They raise BrokenTurnError where the rollout fails, or does what rlx cannot follow:
-    then it is cancelled. reward, metrics: of its rubric, once it has ended.
+    All three are awaited on one event loop. They raise BrokenTurnError if the rollout fails, or does something that rlx does not
+    support; it is then cancelled. reward, metrics: from its rubric, once it has ended.
     """
 
     environment: Any
@@ -48,8 +48,8 @@ class WaitingRollout:
     _open: Request | None = None
     _seen: list[tuple[Any, ...]] = field(default_factory=list)
     _is_cut: bool = False
-    _is_plain: bool = False  # a conversation of plain text, without roles
-    _names: dict[str, str] = field(default_factory=dict)  # of the tools called, by the numbers of the calls
+    _is_plain: bool = False  # whether the conversation is plain text, without roles
+    _names: dict[str, str] = field(default_factory=dict)  # names of the called tools, by call id
 
     async def begin(self) -> Text:
         """The conversation up to the assistant's first turn."""
@@ -64,7 +64,7 @@ class WaitingRollout:
         return opening
 
     async def answer(self, text: str, calls: Sequence[Call], *, is_cut: bool) -> str | tuple[Message, ...] | None:
-        """What follows the assistant's turn; None if the rollout has ended, and reward and metrics are there."""
+        """The messages after the assistant's turn; None if the rollout has ended, and reward and metrics are set."""
         self._running()
         request = self._open
         assert request is not None
@@ -91,7 +91,7 @@ class WaitingRollout:
         return said
 
     async def end(self) -> None:
-        """Cut the rollout off as the package does where the context is full; its rubric scores it as it is."""
+        """Cut the rollout off, as the package does when the context is full; its rubric scores it as it is."""
         self._running()
         self._is_cut = True
         if self._open is not None and not self._open.answer.done():
@@ -100,7 +100,7 @@ class WaitingRollout:
             self._broken("asks for another turn after it was cut off")
 
     async def ask(self, messages: Sequence[Any], tools: Sequence[Any] | None) -> Any:
-        """The assistant's turn after these messages: what the rollout's client calls."""
+        """The assistant's turn after these messages; called by the rollout's client."""
         if self._is_cut:
             raise package().OverlongPromptError("a limit of rlx ended the conversation")
         assert self._requests is not None
@@ -181,7 +181,7 @@ class WaitingRollout:
 
 @functools.cache
 def _client_class() -> type:
-    """The client of a rollout: a class of the package's, which is imported where it is needed."""
+    """The client of a rollout: a class of the package, imported on demand."""
 
     class WaitingClient(package().Client):  # type: ignore[misc]
         async def get_response(self, prompt: Any, model: str, sampling_args: Any, tools: Any = None, **kwargs: Any) -> Any:
@@ -215,7 +215,7 @@ def _client_class() -> type:
 
 
 def _signed(message: Any) -> tuple[Any, ...]:
-    """What makes two messages the same."""
+    """The parts of a message that identify it."""
     calls = tuple((call.id, call.name, call.arguments) for call in getattr(message, "tool_calls", None) or ())
     return getattr(message, "role", None), _content(message), calls, getattr(message, "tool_call_id", None)
 
@@ -235,7 +235,7 @@ def _content(message: Any) -> str:
 
 
 def _opening(messages: Sequence[Any]) -> Text:
-    """Plain text where no message has a role, else messages, with the calls of the assistant among them."""
+    """Plain text if no message has a role, else messages, including the assistant's calls."""
     if all(message.role == _PLAIN for message in messages):
         return "".join(map(_content, messages))
     names: dict[str, str] = {}
@@ -252,7 +252,7 @@ def _opening(messages: Sequence[Any]) -> Text:
 
 
 def _said(messages: Sequence[Any], names: Mapping[str, str], *, is_plain: bool) -> str | tuple[Message, ...]:
-    """What the environment says between two turns of the assistant."""
+    """The environment's messages between two turns of the assistant."""
     if is_plain:
         return "".join(map(_content, messages))
     for message in messages:

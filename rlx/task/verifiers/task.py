@@ -26,16 +26,16 @@ from rlx.task.verifiers.rollout import WaitingRollout
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiersTask(EnvironmentTask):
-    """Conversations with an environment of the package verifiers, which its rubric rewards when they end.
+    """Conversations with an environment of the package verifiers, rewarded by its rubric when they end.
 
     env: the environment's name, my-env or owner/my-env: the module my_env has the function load_environment. A dotted name is a
-    class or function itself: verifiers.ReasoningGymEnv. load: what makes the environment, which env says. It is code, so a record
-    that names it is trusted as one that names a class is.
+    class or function itself: verifiers.ReasoningGymEnv. load: the function that creates the environment, determined by env. As it
+    is code, a record that names it needs the same trust as one that names a class.
     parameters: arguments of `load`.
-    num_prompts, num_held_out: the most rows to learn from, and for the score; null: all.
-    held_out: where the environment has no eval dataset, the share of its rows held out, chosen by a hash of the row.
-    max_turns, max_tokens: rlx's limits of a conversation; the environment's own hold too. Where one of rlx's ends a conversation,
-    the rubric scores it as it is.
+    num_prompts, num_held_out: the most rows for training, and for the score; null: all.
+    held_out: if the environment has no eval dataset, the share of its rows that is held out, chosen by a hash of the row.
+    max_turns, max_tokens: rlx's limits of a conversation; the environment's limits apply too. If one of rlx's ends a
+    conversation, the rubric scores it as it is.
     """
 
     env: str
@@ -91,12 +91,12 @@ class VerifiersTask(EnvironmentTask):
 # Environments of the package verifiers as environments of rlx.
 
 
-RUBRIC = "rubric_"  # before the names of the rubric's functions, which are logged beside rlx's own numbers
+RUBRIC = "rubric_"  # prefix of the rubric's functions, which are logged beside rlx's own metrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiersEnvironment(Environment):
-    """Plays rollouts of an environment of verifiers: it asks for turns, and its rubric rewards the whole conversation at the end.
+    """Plays rollouts of a verifiers environment: it requests turns, and its rubric rewards the whole conversation at the end.
 
     env, load, parameters, held_out: as in VerifiersTask.
     """
@@ -113,15 +113,15 @@ class VerifiersEnvironment(Environment):
 
     @cached_property
     def rows(self) -> tuple[list[Row], list[Row], str]:
-        """(rows to learn from, rows held out, how they were told apart)."""
+        """(training rows, held-out rows, how they were split)."""
         return split_rows(self.made, self.env, self.held_out)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VerifiersEnvironment:
         _ = self.made
-        return copy.copy(self)  # what belongs to a conversation is in `state`
+        return copy.copy(self)  # a conversation's own data is in `state`
 
     def row_prompt(self, row: Row) -> Prompt:
-        """The prompt of a row: `start` and the rewards get the row as the column `entry`, and its answer."""
+        """The prompt of a row; `start` and the rewards get the row as the column `entry`, and its answer."""
         place = f"task.env={self.env}, row {row.get('example_id')}"
         if "tool_defs" in _info(row):
             raise DataError(f"{place}: this row has tools of its own (info.tool_defs); rlx offers those of the environment alone")
@@ -143,11 +143,11 @@ class VerifiersEnvironment(Environment):
 
     @property
     def reads_special_tokens(self) -> bool:  # type: ignore[override]
-        """Where there are tools: marks of calls are special tokens in some families of models."""
+        """True if there are tools: call marks are special tokens in some model families."""
         return bool(self._tools)
 
     def for_policy(self, policy: Any) -> VerifiersEnvironment:
-        """This environment, with tools in the format in which the policy's chat template writes calls."""
+        """This environment, with the tool-call format of the policy's chat template."""
         if not self._tools:
             return self
         twin = copy.deepcopy(self)
@@ -177,7 +177,7 @@ class VerifiersEnvironment(Environment):
         return rollout.reward
 
     def _heard(self, completion: str) -> tuple[str, Sequence[Call]]:
-        """The text of a turn, and the calls of tools that it makes; a call that is not JSON is text."""
+        """The text of a turn, and its tool calls; a call that is not JSON is text."""
         read: Callable[[str], list[Call]] | None = self.__dict__.get("_read")
         if read is None:
             return completion, ()
@@ -188,12 +188,12 @@ class VerifiersEnvironment(Environment):
         return text.strip() if calls else text, calls
 
     def figures(self) -> Mapping[str, float]:
-        """What each function of the rubric gave, under its name."""
+        """The result of each function of the rubric, by name."""
         rollout: WaitingRollout = self.state["rollout"]
         return {f"{RUBRIC}{name}": float(value) for name, value in rollout.metrics.items()}
 
     def content_hash(self) -> str:
-        """A hash of the rows and of what the environment was made with."""
+        """A hash of the rows and of the environment's arguments."""
         learn, held_out, _ = self.rows
         return content_digest([self.env, dict(self.parameters), rows_hash(learn), rows_hash(held_out)])
 
