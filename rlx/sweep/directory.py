@@ -93,7 +93,9 @@ def _claim_named(
             f"this begins a new sweep: {_anew(before)}"
         )
     elif fresh or before.get("digest") != digest:
-        wrong = f"holds another sweep ({shlex.join(map(str, before.get('command', ())))})"
+        begun = shlex.join(map(str, before.get("command", ())))
+        other = "already" if fresh else "of another plan, or with other code of yours"
+        wrong = f"holds a sweep {other} ({begun}); go on with that one: {shlex.join(['rlx', '-m', f'resume={named}'])}"
     if wrong:
         os.close(lock)
         raise ConfigError(f"{named} {wrong}; or choose another sweep.name")

@@ -91,9 +91,9 @@ def test_a_named_place(tmp_path):
     assert again.previous_plan is not None
     again.close()
     for changes, said in (
-        ({"digest": "e" * 16}, "another sweep"),
+        ({"digest": "e" * 16}, "another plan, or with other code of yours .*: rlx -m resume="),
         ({"code": "x"}, "another version"),
-        ({"fresh": True}, "another"),
+        ({"fresh": True}, "holds a sweep already"),
     ):
         with pytest.raises(ConfigError, match=said):
             taken(tmp_path, named=named, **changes)
