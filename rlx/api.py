@@ -75,12 +75,12 @@ def train(overrides: Sequence[str], *, callbacks: Sequence[StepCallback], quiet:
     from rlx.report.terminal import TrainView
 
     if isinstance(overrides, str) or callable(callbacks):
-        raise ConfigError('overrides are a list of texts and callbacks a list: rlx.train(["num_steps=3"], callbacks=[print])')
+        raise ConfigError(
+            'overrides must be a list of strings, and callbacks a list: rlx.train(["num_steps=3"], callbacks=[print])'
+        )
     line = CommandLine(argv=["train", *overrides], verb="train", overrides=list(overrides))
     composed = narrow(composed_line(line))
     composed.check(SCHEMA)
     if (callbacks or quiet) and composed.config.ranks > 1:
-        raise ConfigError(
-            f"callbacks and quiet are of this process, and ranks={composed.config.ranks} trains in others; leave out one of them"
-        )
+        raise ConfigError(f"callbacks and quiet need one process, but ranks={composed.config.ranks} uses several; leave out one")
     return trained(composed, TrainView(callbacks=callbacks, quiet=quiet))

@@ -87,7 +87,7 @@ class JsonClient:
             urlsplit(address).port  # noqa: B018  # a property that raises
         except ValueError as error:
             raise ConfigError(
-                f"{self.key}.url={self.url} is not an address: {error}; it is such as http://localhost:8000/v1"
+                f"{self.key}.url={self.url} is not an address: {error}; an address looks like http://localhost:8000/v1"
             ) from error
         data, asking = None if body is None else json.dumps(body).encode(), self._headers()
         kind: type[TrainingError] = TrainingError

@@ -130,14 +130,14 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
         missing.discard("demonstrations")
     if missing == {"pairs"} and "demonstrations" in task.offers:
         raise ConfigError(
-            f"algorithm {name} needs pairs, and task {task.name} has demonstrations, without a worse completion beside: take "
+            f"algorithm {name} needs pairs, and task {task.name} has demonstrations, which have no worse completion: take "
             + (
                 "a file of pairs (task=rewarded_preferences)" + _IMITATE
                 if "rewards" in needed
                 else "algorithm=sft, or a file of pairs (task=preference_file)"
             )
             + (
-                "; if it reads the chosen side alone, say Need.DEMONSTRATIONS"
+                "; if it reads only the chosen side, declare Need.DEMONSTRATIONS"
                 if algorithm.kind is AlgorithmType.SUPERVISED
                 else ""
             )

@@ -226,7 +226,7 @@ CALLED_WITH = {
     "update_policy": ("gradients", "optimizer"),
     "validate": ("lab",),
 }
-DUTIES = {"draw": "what to learn from", "compute_loss": "how wrong the policy is"}
+DUTIES = {"draw": "what to learn from", "compute_loss": "what its loss is"}
 OF_BATCH = ("metrics", "row_tokens", "__len__", "__getitem__")
 
 
@@ -265,7 +265,7 @@ def require_batch(batch: Any, *, by: Algorithm[Any]) -> None:
     lacking = [name for name in OF_BATCH if not hasattr(batch, name)]
     if lacking:
         raise TrainingError(
-            f"draw or updates of {type(by).__name__} gives {_article(batch)}, which has no {lacking[0]}; it gives a batch: "
+            f"draw or updates of {type(by).__name__} returns {_article(batch)}, which has no {lacking[0]}; it must be a batch: "
             "lab.pairs(...), roll_out(lab, ...), or a class with metrics, row_tokens, len and slices"
         )
 
@@ -274,11 +274,11 @@ def require_output(output: Any, *, by: Algorithm[Any]) -> None:
     """Raise TrainingError if compute_loss did not return a LossOutput with at least one term."""
     if not isinstance(output, LossOutput):
         raise TrainingError(
-            f"compute_loss of {type(by).__name__} gives {_article(output)}, not a LossOutput: "
-            "return LossOutput.of(values, weights), values [B] or [B, T] not reduced"
+            f"compute_loss of {type(by).__name__} returns {_article(output)}, not a LossOutput: "
+            "return LossOutput.of(values, weights), with unreduced values [B] or [B, T]"
         )
     if not output.terms:
-        raise TrainingError(f"compute_loss of {type(by).__name__} gives a LossOutput without terms; a loss is a sum of terms")
+        raise TrainingError(f"compute_loss of {type(by).__name__} returns a LossOutput without terms; a loss is a sum of terms")
 
 
 def require_figures(figures: Any, *, by: Algorithm[Any]) -> None:
@@ -289,7 +289,7 @@ def require_figures(figures: Any, *, by: Algorithm[Any]) -> None:
             said = f"{_article(value)} as {name}"
     if said:
         raise TrainingError(
-            f"update_policy of {type(by).__name__} gives {said}; it gives names and plain numbers: "
+            f"update_policy of {type(by).__name__} returns {said}; it must return names and plain numbers: "
             "return optimizer.step(gradients()['loss'], self.clipping)"
         )
 

@@ -128,7 +128,7 @@ def _untyped(raw: object, group: str, name: str) -> str:
     if not isinstance(value, (bool, int, float, str)) or name in getattr(kind, "__dataclass_fields__", {}):
         return ""
     return (
-        f"{kind.__name__} has it without a type, which alone makes a key of it: write {name}: {type(value).__name__} = {value!r}"
+        f"{kind.__name__} has it without a type, and only typed fields are keys: write {name}: {type(value).__name__} = {value!r}"
     )
 
 
@@ -333,7 +333,7 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
     if found := _NO_GROUP.search(" ".join(text.split())):
         return ConfigError(f"{found[1]}: there is no group {found[2]}{did_you_mean(nearest(found[2], line.options))}")
     if "An item is already at" in text:
-        return ConfigError(f"{text.split(chr(39))[1]} is a key already; leave out the +")
+        return ConfigError(f"{text.split(chr(39))[1]} is already a key; leave out the +")
     if "loss appears more than once" in text or "Multiple values for loss." in text:  # several terms bring one for the run
         return loss_of_no_run(text, line)
     types = next((cause for cause in chain if isinstance(cause, ValidationError)), None)
@@ -342,7 +342,7 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
         return ConfigError(f"{merging[1]}: {_type_message(types)}")
     if merging and not could_not and "=" in merging[1] and merging[1].partition("=")[0].lstrip("+") in paths_of(_near(line)[0]):
         kind = {"{": "mapping", "[": "list"}.get(merging[1].partition("=")[2][:1], "plain value")
-        return ConfigError(f"{merging[1].strip()}: this key takes no {kind}; rlx --cfg job shows what it takes")
+        return ConfigError(f"{merging[1].strip()}: this key cannot be a {kind}; rlx --cfg job shows what it takes")
     if found := could_not or merging:
         key = found[1].partition("=")[0].lstrip("+") if found is merging else found[1]
         named = (str(cause.full_key) for cause in chain if isinstance(cause, OmegaConfBaseException))

@@ -122,7 +122,7 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
     paths = paths_of(raw)
     for key, value in container.items():
         for place, target in targets_of(value, key) if key not in RUN_GROUPS else ():
-            raise ConfigError(f"{place} is a value and takes no node; leave out {place}._target_={target}")
+            raise ConfigError(f"{place} must be a plain value, not a node; leave out {place}._target_={target}")
     check_keys(container, schema, "", paths, owner=f"rlx {verb}")
     if isinstance(raw.get("algorithm"), Mapping) and raw["algorithm"].get("loss") == "${..loss}":
         raise unread_loss(raw["algorithm"])
@@ -151,10 +151,10 @@ def unread_loss(algorithm: Any) -> ConfigError:
     name = str(algorithm["_target_"]).rpartition(".")[2] if isinstance(algorithm, Mapping) and "_target_" in algorithm else "it"
     nested = [path for path, _ in walk(algorithm, "algorithm") if path.endswith(".loss._target_")]
     if not nested:
-        return ConfigError(f"nobody reads the loss of the run: algorithm {name} has no loss; leave out loss=...")
+        return ConfigError(f"nothing reads the loss of the run: algorithm {name} has no loss; leave out loss=...")
     places = [path.removesuffix("._target_") for path in nested]
     return ConfigError(
-        f"nobody reads the loss of the run: the losses of algorithm {name} are {', '.join(places)}; "
+        f"nothing reads the loss of the run: the losses of algorithm {name} are {', '.join(places)}; "
         f"choose with loss@{places[0]}=NAME, set with {places[0]}.beta=..."
     )
 
@@ -208,7 +208,7 @@ def interpolation_message(error: OmegaConfBaseException) -> str:
     if found := re.search(r"Interpolation key '([^']*)' not found", text):
         return f"there is no key {found[1]}, which ${{{found[1]}}} reads"
     if "Recursive interpolation" in text:
-        return "this value reads itself, by way of its interpolations"
+        return "this value refers to itself through interpolations"
     if found := re.search(r"Unsupported interpolation type (\S+)", text):
         return f"there is no resolver {found[1]}; a key is read by ${{key}}, an environment variable by ${{oc.env:NAME}}"
     return text.replace("raised while resolving interpolation", "in an interpolation")
@@ -296,7 +296,7 @@ def _require_whole(target: Any, path: str) -> None:
     if lacking:
         arguments = inspect.signature(getattr(target, lacking[0]))
         name = node_name(target)
-        raise ConfigError(f"{path}: {name} lacks a method that every one of its kind has: define {lacking[0]}{arguments}")
+        raise ConfigError(f"{path}: {name} lacks a required method: define {lacking[0]}{arguments}")
 
 
 def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:
@@ -326,7 +326,7 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
     if value == MISSING:
         raise ConfigError(f"{full} has no value; give it one: {full}=...")
     if value is None and parameter.name == "loss" and not fits(None, parameter.hint):
-        raise ConfigError(f"{path} reads a loss and none is chosen; choose one: loss=NAME (rlx --help lists them)")
+        raise ConfigError(f"{path} reads a loss, but none is chosen; choose one: loss=NAME (rlx --help lists them)")
     if not fits(value, parameter.hint):
         word = chosen_by(parameter.hint, full) if isinstance(value, (str, Mapping)) else ""
         named = value if isinstance(value, str) else "NAME, which gives it a _target_"

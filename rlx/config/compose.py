@@ -260,7 +260,7 @@ class CommandLine:
         require_resolvable(config)
         verb, overrides = self.verb or "train", tuple(map(str, hydra.overrides.task))
         if not str(hydra.run.dir).strip():
-            raise ConfigError("hydra.run.dir= names no directory; give one, or leave it out for a new one below output_dir")
+            raise ConfigError("hydra.run.dir= is empty; give a directory, or leave it out for a new one below output_dir")
         choices = {str(group): option for group, option in hydra.runtime.choices.items()}
         take_out_unread_losses(config, choices, overrides)
         directory = None if hydra.run.dir == "." else Path(hydra.run.dir).absolute()
@@ -300,21 +300,23 @@ def _check_choice(group: str, value: str, options: Sequence[str], *, multirun: b
         _refuse_nothing(group, value, options)
     elif value.startswith("[") and group not in _SEVERAL:
         first = value.strip("[]").partition(",")[0].strip()
-        raise ConfigError(f"{group}={value} is a list, and one {group} is chosen: {group}={first or 'NAME'}")
+        raise ConfigError(f"{group}={value} is a list, but only one {group} can be chosen: {group}={first or 'NAME'}")
     elif value.startswith("{") and group == "experiment":  # of another group it sets keys of the node
-        raise ConfigError(f"{group}={value} is a mapping, and an option is chosen by its name: {group}=NAME")
+        raise ConfigError(f"{group}={value} is a mapping, but an option is chosen by its name: {group}=NAME")
     elif "," in value and not multirun and group not in _SEVERAL:
         for name in value.split(",") if value.replace(",", "").isidentifier() else ():
             if name not in options:
                 raise ConfigError(f"there is no {group} {name}{did_you_mean(nearest(name, options))}")
-        raise ConfigError(f"{group}={value} is several: one {group} is chosen, or add -m to sweep over them")
+        raise ConfigError(f"{group}={value} names several options: choose one {group}, or add -m to sweep over them")
     else:
         _check_file(group, value, options)
 
 
 def _refuse_nothing(group: str, value: str, options: Sequence[str]) -> None:
     if group in _SEVERAL:
-        raise ConfigError(f"{group}={value}: for no {group} at all write {group}=[]; else it is any of {', '.join(options)}")
+        raise ConfigError(
+            f"{group}={value}: to choose no {group}, write {group}=[]; otherwise choose any of {', '.join(options)}"
+        )
     if group in _OPTIONAL:
         raise ConfigError(
             f"{group}={value} chooses nothing; leave it out for {_OPTIONAL[group]}, or choose one (rlx --help lists them)"
@@ -328,7 +330,9 @@ def _check_file(group: str, value: str, options: Sequence[str]) -> None:
     if value in options or not (value.endswith(".py") or (value.isidentifier() and file.is_file())):
         return
     if not file.is_file():
-        raise ConfigError(f"{group}={value}: there is no such file; one's own {group} is a class: {group}={file.stem}.CLASS")
+        raise ConfigError(
+            f"{group}={value}: there is no such file; your own {group} is chosen by its class: {group}={file.stem}.CLASS"
+        )
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
     except (SyntaxError, UnicodeDecodeError, OSError) as error:
@@ -389,7 +393,7 @@ def _require_plain_values(file: Path, *, is_of_rlx: bool) -> None:
             sizes[id(node)] = 1 + sum(size(part) for part in parts)
         counted = sizes[id(node)]
         if counted is None:
-            raise ConfigError(f"{file}: an alias stands for what contains it; write it without the alias")
+            raise ConfigError(f"{file}: an alias refers to a node that contains it; write it without the alias")
         return counted
 
     if root is not None and size(root) > MOST_VALUES:

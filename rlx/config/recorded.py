@@ -64,7 +64,7 @@ def asked_run(cfg: DictConfig) -> Path:
     """The directory of the run that `resume` or `rerun` names."""
     verb = "resume" if cfg.resume is not None else "rerun"
     if cfg.resume is not None and cfg.rerun is not None:
-        raise ConfigError("resume goes on with a run and rerun starts it again; give one of them")
+        raise ConfigError("resume continues a run and rerun repeats it; give one of them")
     if not str(cfg[verb]).strip():
         raise ConfigError(f"{verb}= names no run; give its directory: {verb}=outputs/train/latest")
     run = Path(cfg[verb]).expanduser()
@@ -107,7 +107,7 @@ def continued(composed: Composed, record: Recorded, *, command: str) -> Composed
     if verb == "resume":
         _check_horizon(recorded, record.config)
         if directory is not None:
-            raise ConfigError("a run that is resumed goes on in its own directory; leave out hydra.run.dir")
+            raise ConfigError("a resumed run stays in its own directory; leave out hydra.run.dir")
         directory = record.directory
     recorded.resume, recorded.rerun, recorded.allow_changed = cfg.resume, cfg.rerun, cfg.allow_changed
     choices = {**composed.choices, "algorithm": record.algorithm}

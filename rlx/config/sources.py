@@ -183,7 +183,7 @@ def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: s
         lost = [field for field, hint in declared.items() if field not in parameters and "ClassVar" not in str(hint)]
         if lost:
             raise ConfigError(
-                f"{group}={name}: {', '.join(lost)} would be ignored, as the class is not a dataclass of its own; "
+                f"{group}={name}: {', '.join(lost)} would be ignored, because the class itself is not a dataclass; "
                 f"put @dataclass(frozen=True, kw_only=True) above it"
             )
 
@@ -212,7 +212,7 @@ def _as_value(parameter: Parameter, name: str) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ConfigError(
-        f"{name}: the default {value!r} of {parameter.name} fits no YAML; use a number, a text, a list or a dataclass"
+        f"{name}: the default {value!r} of {parameter.name} is not valid in YAML; use a number, a text, a list or a dataclass"
     )
 
 

@@ -51,7 +51,7 @@ def encode_continuation(
     if messages is None:
         if not isinstance(said, str):
             raise DataError(
-                "a conversation that begins with plain text goes on in plain text, not in messages: let the environment say "
+                "a conversation that begins with plain text continues in plain text, not in messages: let the environment send "
                 "texts, begin with messages, or set policy.chat_template=always"
             )
         if encoder.is_rendered(str(opening)):
@@ -65,7 +65,7 @@ def encode_continuation(
     except UnsafeExampleError as error:
         roles = [message.get("role") for message in (*messages, *so_far, *following)]
         raise DataError(
-            f"the chat template refuses a conversation that goes on with the roles {roles}: {error.said or error.reason}; let "
+            f"the chat template refuses a conversation that continues with the roles {roles}: {error.said or error.reason}; let "
             "the environment use other roles, or give another template with policy.chat_template=FILE"
         ) from error
     if remarks is not None:

@@ -55,8 +55,8 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
         for _ in readers:
             while (item := sent.get(timeout=_STALLED)) is not None:
                 found[item[0]] = item[1]
-    except Empty:  # all wait for a lock that another thread held at the fork
-        _log.warning("no copy of this process has tokenised anything for %g s; one process goes on alone", _STALLED)
+    except Empty:  # all wait for what another thread held when they were made
+        _log.warning("the copies of this process have tokenised nothing for %g s; continuing with one process", _STALLED)
         return None
     except (OSError, RuntimeError):  # no further process, thread or file available
         return None

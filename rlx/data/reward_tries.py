@@ -53,10 +53,10 @@ def doubts_of_rewards(task: Task, tried: Sequence[Mapping[str, Any]]) -> list[st
     right, full = values.get("the right answer"), task.full_reward_value()
     if right is not None and full is not None and right < full:
         found.append(
-            f"the right answer itself has the reward {right:g}, and {full:g} counts as right: the rewards look for another form "
+            f"the right answer itself gets the reward {right:g}, but {full:g} counts as right: the rewards expect another form "
             "of it; see task.rewards"
         )
     others = [
         name for name in ("an empty answer", "a wrong answer") if right is not None and values.get(name, right - 1) >= right
     ]
-    return found + [f"{name} has the reward {values[name]:g}, no less than the right one ({right:g})" for name in others]
+    return found + [f"{name} gets the reward {values[name]:g}, no less than the right one ({right:g})" for name in others]

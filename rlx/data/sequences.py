@@ -39,14 +39,14 @@ class Sequences:
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.completions):
             raise ShapeError(
-                f"{len(self.prompts)} prompts with {len(self.completions)} groups of completions; give one group a prompt"
+                f"{len(self.prompts)} prompts with {len(self.completions)} groups of completions; give one group per prompt"
             )
         if len({len(group) for group in self.completions}) > 1:
             raise ShapeError("every prompt needs the same number of completions; split the batch by group size")
         if any(len(prompt) == 0 for prompt in self.prompts):
             raise ShapeError("a prompt has no token to predict the first completion token from; begin it with bos")
         if self.learned is not None and _lengths(self.learned) != _lengths(self.completions):
-            raise ShapeError("learned has other lengths than the completions; give one truth value a token")
+            raise ShapeError("learned has other lengths than the completions; give one boolean per token")
         longest = max((len(completion) for group in self.completions for completion in group), default=1)
         object.__setattr__(self, "width", max(1, self.width, longest))
 

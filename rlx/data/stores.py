@@ -106,7 +106,7 @@ class TensorStore:
             self._has_complained = True
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
-            _log.warning("%s cannot be kept in %s (%s); every run computes them itself", self.holds, path.parent, error)
+            _log.warning("%s cannot be cached in %s (%s); every run computes them itself", self.holds, path.parent, error)
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:

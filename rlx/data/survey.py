@@ -216,10 +216,7 @@ def _of_each_prompt(prompts: Sequence[Prompt], text: TextEncoder) -> list[dict[s
     ]
 
 
-_BOTH = (
-    "{} prompts are both in the training data and held out (ignoring white space and case): the score then measures memory; "
-    "remove them from one side"
-)
+_BOTH = "{} prompts are both in training and held out, ignoring white space and case: the score measures memory; remove one side"
 
 
 def _cautions(
@@ -242,14 +239,14 @@ def _cautions(
     pairs = [pair for pair in (*task.pairs(), *task.held_out_pairs()) if not pair.lacks]
     found += _plain([pair.prompt for pair in pairs], text)
     contrary = sum(pair.scores is not None and pair.scores[0] < pair.scores[1] for pair in pairs)
-    if contrary and not getattr(task, "label_noise", 0):  # label noise swaps the sides on purpose
+    if contrary and not getattr(task, "label_noise", 0):  # which exchanges the sides on purpose
         found.append(
             f"{contrary} pairs have the larger score on the rejected side; are the columns swapped? If not, remove these pairs"
         )
     if counts.get("in_both"):
         found.append(_BOTH.format(counts["in_both"]))
     if counts.get("white_space_pairs"):
-        found.append(f"{counts['white_space_pairs']} pairs differ only in white space or case; fix or remove them")
+        found.append(f"{counts['white_space_pairs']} pairs differ in white space or case alone; fix or remove them")
     if counts.get("duplicates"):
         found.append(f"{counts['duplicates']} rows are duplicates; remove them, or they count twice")
     if longer is not None and max(longer, 1 - longer) > _LONGER:

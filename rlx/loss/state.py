@@ -33,7 +33,7 @@ def running_mean(of: str | Callable[..., Tensor], *, decay: float | str = 0.9, s
     Raises ConfigError for an invalid decay or start.
     """
     if not isinstance(decay, str) and not _is_decay(decay):
-        raise ConfigError(f"running_mean has decay={decay!r}; it is at least 0 and below 1, or the name of a hyperparameter")
+        raise ConfigError(f"running_mean has decay={decay!r}; it must be at least 0 and below 1, or the name of a hyperparameter")
     if isinstance(start, bool) or not isinstance(start, int | float) or not math.isfinite(start):
         raise ConfigError(f"running_mean has start={start!r}; it is a finite number")
     if not isinstance(of, str) and not callable(of):
@@ -63,7 +63,9 @@ def check_state(function: Callable[..., Any], state: Mapping[str, Any], names: I
             raise ConfigError(f"state {name} of {own} has the name of {what}; give it another name")
         if isinstance(mean.decay, str) and mean.decay not in takes:
             there = ", ".join(sorted(takes)) or "none"
-            raise ConfigError(f"state {name} of {own} decays by {mean.decay}, no hyperparameter of it; there are {there}")
+            raise ConfigError(
+                f"state {name} of {own} decays by {mean.decay}, which is not one of its hyperparameters; there are {there}"
+            )
         unknown = [read for read in mean.reads if read not in inputs | takes | set(state) or read == "rng"]
         if unknown:
             raise ConfigError(
@@ -72,7 +74,9 @@ def check_state(function: Callable[..., Any], state: Mapping[str, Any], names: I
         used |= set(mean.reads)
     unread = [name for name in state if name not in parameters and name not in used]
     if unread:
-        raise ConfigError(f"{own} never reads its state {unread[0]}; name a parameter so: def {own}(..., {unread[0]}, *, ...)")
+        raise ConfigError(
+            f"{own} never reads its state {unread[0]}; give it a parameter of that name: def {own}(..., {unread[0]}, *, ...)"
+        )
     return frozenset(used & inputs)
 
 

@@ -161,7 +161,7 @@ def _require_plain_step(make: Callable[[Sequence[torch.nn.Parameter]], torch.opt
         optimizer.step()
     except Exception as error:  # any exception type that the class raises
         raise ConfigError(
-            f"optimizer={name} cannot take a step of the gradients that it is given ({type(error).__name__}: {error}); "
+            f"optimizer={name} cannot take a step with these gradients ({type(error).__name__}: {error}); "
             "choose another, such as optimizer=adamw"
         ) from error
 

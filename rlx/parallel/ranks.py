@@ -120,7 +120,7 @@ class Ranks:
         places = {place for place, _, _ in given}
         if len(places) > 1:
             said_by = "; ".join(f"rank {rank} is at {place}" for rank, (place, _, _) in enumerate(given))
-            raise RankError(f"the ranks do not do the same: {said_by}; an algorithm must do the same on every rank")
+            raise RankError(f"the ranks are doing different things: {said_by}; an algorithm must do the same on every rank")
         return [result for _, _, result in given]
 
     def together(self, what: str, function: Callable[[], T]) -> T:
@@ -217,11 +217,11 @@ class Ranks:
         others = [rank for rank in range(len(self._processes)) if rank != self.rank]
         self._asked(lambda: self._store.set(f"missed/{self.rank}", ""))  # whoever looks later does not take this rank for lost
         if dead := self._dead(others):
-            return f"{' and '.join(map(self.name, dead))} ended before {what}; look at what it said last"
+            return f"{' and '.join(map(self.name, dead))} ended before {what}; look at its last output"
         behind = self._behind(others)
         if behind:
             return (
-                f"{' and '.join(map(self.name, behind))} did not come to {what}: it hangs, or the connection to it is lost; "
+                f"{' and '.join(map(self.name, behind))} did not reach {what}: it hangs, or the connection to it is lost; "
                 f"parallel.timeout={self.timeout:g} seconds is how long ranks wait for each other"
             )
         return f"the ranks lost each other during {what}; a rank ended, or the connection to it is lost"

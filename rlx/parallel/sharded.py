@@ -156,10 +156,10 @@ def fit_for_parts(make: Any, ranks: Ranks) -> Any:
             continue
         if all(float((a - b).abs().max()) <= _TRIED for a, b in zip(wanted, found, strict=True)):
             return candidate
-        reason = "moves them otherwise than whole ones"
+        reason = "moves them differently from whole weights"
     name = getattr(make, "func", make).__name__
     raise ConfigError(
-        f"parallel=sharded: optimizer {name} cannot take the steps of weights that are split over ranks ({reason}); use "
+        f"parallel=sharded: optimizer {name} cannot update weights that are split over ranks ({reason}); use "
         "optimizer=adamw or optimizer=sgd, or parallel=replicated"
     )
 

@@ -214,7 +214,7 @@ class AttachedAdapter:
         """
         if not all(parameter.is_floating_point() for parameter in self.model.parameters()):
             raise ConfigError(
-                "an adapter cannot be added to weights in 4 bits (policy.quantization), for it would be rounded away"
+                "an adapter cannot be added to weights in 4 bits (policy.quantization), because rounding would erase it"
             )
         model = copy.deepcopy(self.model)
         for layer in self.of(model).layers():

@@ -329,7 +329,7 @@ class Policy(Reader):
 
     def _values(self, hidden: Tensor) -> Tensor:
         if self.value_head is None:
-            raise ConfigError(f"{self.name} has no value head; an algorithm that reads values says so with Need.VALUES")
+            raise ConfigError(f"{self.name} has no value head; an algorithm that reads values declares Need.VALUES")
         return self.value_head(hidden)
 
     def pair_logprobs(

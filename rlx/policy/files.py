@@ -46,7 +46,7 @@ def lacking_parts(source: str, path: str, tokenizer: Any) -> list[str]:
         return [said]
     if template is None and _CHAT.search(name):
         said = (
-            f"{path} has the name of a chat model and no chat template: conversations are written in rlx's plain form; copy "
+            f"{path} has the name of a chat model but no chat template: conversations are written in rlx's plain form; copy "
             "chat_template.jinja from where the model comes from, or give policy.chat_template=FILE"
         )
         return [said]
@@ -85,7 +85,7 @@ def _located(path: str, gguf_file: str | None) -> tuple[str, str | None]:
     local = Path(path).expanduser()
     if local.is_file():
         if local.suffix != ".gguf":
-            raise ConfigError(f"policy.path={path} is a file, but no GGUF file; give the directory that holds config.json")
+            raise ConfigError(f"policy.path={path} is a file, but not a GGUF file; give the directory that holds config.json")
         return str(local.parent), local.name
     if local.is_dir():
         if gguf_file is not None and not (local / gguf_file).is_file():

@@ -372,7 +372,7 @@ def _notes(policy: Policy, dtype: torch.dtype, *, adapts: bool) -> list[str]:
             "tokenizer nor the model's generation settings name as an end: completions end there too"
         )
     if not policy.eos_token_ids:
-        notes.append("the tokenizer names no end-of-sequence token: completions are not taught where to end")
+        notes.append("the tokenizer has no end-of-sequence token: completions are not trained to end")
     return notes
 
 

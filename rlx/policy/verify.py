@@ -130,7 +130,7 @@ class _Comparison:
         if trusted:
             return replace(choice, branched=False)
         return choice.with_plain_rows(
-            f"beyond its window of {window} tokens this could not be compared in short; policy.shared_prefix=true trusts it"
+            f"beyond its window of {window} tokens this could not be compared; policy.shared_prefix=true skips the comparison"
         )
 
     def _require_causal(self, plain: Layout, truth: Tensor) -> None:

@@ -137,9 +137,7 @@ def require_own_files(directory: Path) -> None:
             elif os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
                 problem = "is not an ordinary file"
             if problem:
-                raise ConfigError(
-                    f"{place} {problem}, and what goes on with this directory writes there; put a file or a folder in its place"
-                )
+                raise ConfigError(f"{place} {problem}, and resuming would write there; replace it by a file or a folder")
 
 
 # The process that writes a record, and whether it is still alive. A process id alone is reused. Standard library only.

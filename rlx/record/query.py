@@ -135,7 +135,7 @@ class _Parser:
         while text[place:].strip():
             found = _TOKEN.match(text, place)
             if found is None:
-                raise self._wrong(f"{text[place:].strip()[0]} at {place} starts nothing; is a quote not closed?")
+                raise self._wrong(f"{text[place:].strip()[0]} at {place} is not valid there; is a quote not closed?")
             kind = str(found.lastgroup)
             self._tokens.append((kind, found[kind]))
             place = found.end()
@@ -204,7 +204,7 @@ class _Parser:
         if self._peek()[0] == "sign":
             raise self._wrong(f"two signs in a row; write {key}{sign}{literal.text} and {key}{self._peek()[1]}...")
         if sign in _ORDER and not isinstance(literal.value, (float, str)):
-            raise self._wrong(f"{literal.text} has no order; use = or !=")
+            raise self._wrong(f"{literal.text} cannot be ordered; use = or !=")
         return Condition(key, sign, (literal,))
 
     def _list(self, key: str) -> tuple[Literal, ...]:

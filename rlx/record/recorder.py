@@ -227,7 +227,7 @@ class Recorder:
         try:
             self._end("failed", error=note)
         except (RlxError, OSError) as second:
-            self._warn(f"the record in {self.directory} could not be ended ({second}); it will read as interrupted")
+            self._warn(f"the record in {self.directory} could not be ended ({second}); it will be shown as interrupted")
 
     def interrupt(self, **details: Any) -> None:
         """The run was stopped from outside and can be resumed. details: signal, step, ..."""
@@ -307,8 +307,8 @@ def _first_write(record: RunRecord, config_yaml: str, files: Sequence[Source], d
         try:
             write_new(file, _text(record))
         except FileExistsError:
-            mend = f"choose another directory, or go on with resume={directory}"
-            raise ConfigError(f"{directory} holds a run already; {mend}") from None
+            mend = f"choose another directory, or resume the run: resume={directory}"
+            raise ConfigError(f"{directory} already holds a run; {mend}") from None
         write_atomic(directory / "config.yaml", config_yaml)
         for source in files:
             copy = directory / source.copy

@@ -89,7 +89,7 @@ def require_named(record: RunRecord, allowed: Collection[str], verb: str) -> Non
         return
     modules = tuple(f"{source.get('module')}." for source in record.sources)
     changed = [name for name in dict.fromkeys(foreign) if name.startswith(modules)]
-    why = "whose code is not here as it was recorded" if changed else "not of rlx's own"
+    why = "whose code is missing or differs from the recorded code" if changed else "not part of rlx"
     named = command_for(record, verb, changed="code" if changed and verb == "resume" else "", allowed=allowed)
     raise ConfigError(f"the record names {', '.join(dict.fromkeys(foreign))}, {why}; if you trust it, name it again: {named}")
 

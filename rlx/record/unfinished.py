@@ -33,7 +33,7 @@ def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | No
             record = _observed(record)
         if record.status == "running":
             raise ConfigError(
-                f"resume=auto: {relative(record.directory)} is the run of this command, and {written_by(record)} is making it; "
+                f"resume=auto: {relative(record.directory)} is the run of this command, and {written_by(record)} is running it; "
                 "wait for it, or stop it first"
             )
         if record.status == "completed" or any((record.directory / "checkpoint").glob("step_[0-9]*")):
@@ -47,7 +47,7 @@ def _observed(record: RunRecord) -> RunRecord:
     seen = file.stat().st_mtime
     print(
         f"rlx: resume=auto: {relative(record.directory)} says that it is running on {record.process.get('host')}; "
-        f"looking for up to {SILENT_SECONDS / 60:.0f} minutes whether it is",
+        f"checking that for up to {SILENT_SECONDS / 60:.0f} minutes",
         file=sys.stderr,
         flush=True,
     )

@@ -93,7 +93,7 @@ class Played:
         for own, talk in zip(found, talks, strict=True):
             if not talk.error and (own.keys() != first.keys() or any(finite(value) is None for value in own.values())):
                 raise TrainingError(
-                    f"figures of {type(talk.environment).__name__} gives {own!r:.120}; it gives finite numbers under the same "
+                    f"figures of {type(talk.environment).__name__} returns {own!r:.120}; it must give finite numbers by the same "
                     f"names in every conversation, and in the first they were {', '.join(first) or 'none'}"
                 )
         return {name: np.array([own.get(name, 0.0) for own in found]).reshape(len(self.conversations), -1) for name in first}

@@ -222,9 +222,7 @@ class Sampler(Ranged, ABC):
     def _limits(self, policy: Policy, prompts: Sequence[Tokens], of_task: int | None) -> np.ndarray:
         longest = self.max_new_tokens if self.max_new_tokens is not None else of_task
         if longest is None:
-            raise ConfigError(
-                "rollout.max_new_tokens is null and the task names no longest completion; set rollout.max_new_tokens"
-            )
+            raise ConfigError("rollout.max_new_tokens is null and the task sets no limit; set rollout.max_new_tokens")
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         context = policy.max_length
         if context is None or not len(lengths):

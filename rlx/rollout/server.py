@@ -341,7 +341,7 @@ class ServerSampler(Sampler):
             missing = [name for name, value in (("token_ids", tokens), ("logprobs.token_logprobs", logprobs)) if not value]
             raise ConfigError(
                 f"the reply of the server at {self.url} has no {' and no '.join(missing)} in its choice; rlx learns from the "
-                "very tokens that were sampled, so choose a server that returns them; vLLM does"
+                "exact tokens that were sampled, so choose a server that returns them; vLLM does"
             )
         finished = choice.get("finish_reason") == "stop"
         wrong = _invalid_values(tokens, logprobs) or self._wrong(tokens, logprobs, policy, limit=limit, finished=finished)

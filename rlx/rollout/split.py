@@ -49,7 +49,7 @@ class SplitSampler(Sampler):
         """A sampler with the settings of `sampler`. Raises ConfigError if those need a single process."""
         if sampler.needs_one_process:
             raise ConfigError(
-                f"{sampler.needs_one_process} is not built for several ranks; set ranks=1, or sample in process and on-policy"
+                f"{sampler.needs_one_process} does not support several ranks; set ranks=1, or sample in process and on-policy"
             )
         settings = {item.name: getattr(sampler, item.name) for item in fields(Sampler)}
         return SplitSampler(**settings, sampler=sampler, ranks=ranks)

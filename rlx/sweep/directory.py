@@ -86,7 +86,7 @@ def _claim_named(
         return SweepDirectory(named, None, lock)
     wrong = ""
     if before is None:
-        wrong = "exists and holds no sweep"
+        wrong = "exists but holds no sweep"
     elif not fresh and before.get("code") != code:
         wrong = (
             "was begun with another version of the code that numbers come from, so its runs are not comparable with new ones; "

@@ -133,9 +133,9 @@ def print_how_to_go_on(state: SweepState, more: int | None = None) -> None:
     trusted = trusted_in(state.facts, state.directory)
     further = [] if more is None else [f"sweep.trials={more}"]
     go_on = resume_command(os.path.relpath(state.directory), state.facts, trusted, *further)
-    said = f"go on with what is not completed: {go_on} (or the same command again)"
+    said = f"to run the jobs that are not completed: {go_on} (or the same command again)"
     if more is not None:
-        said = f"a trial that failed is not run again; another one in its place: {go_on}"
+        said = f"failed trials are not rerun; to run replacements: {go_on}"
     print(said, file=sys.stderr, flush=True)
 
 

@@ -52,14 +52,14 @@ def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "resume" and value == "auto":
-            raise ConfigError("a sweep goes on by itself when its command is given again; leave out resume=auto, or leave out -m")
+            raise ConfigError("a sweep resumes by itself when its command is given again; leave out resume=auto, or leave out -m")
         if key == "resume" and value not in ("", "null"):
             place = follow_latest(Path(value.strip("'\"")).expanduser())
             place = place.parent if place.name == PLAN else place
             if not (place / PLAN).exists():
                 raise ConfigError(
-                    f"resume={value}: no sweep is there (no {PLAN}); `rlx runs` lists those there are, "
-                    "and a single run goes on without -m: rlx train resume=RUN"
+                    f"resume={value}: there is no sweep (no {PLAN}); `rlx runs` lists those there are, "
+                    "and a single run is resumed without -m: rlx train resume=RUN"
                 )
             return place.resolve()
     return None
@@ -74,14 +74,14 @@ def resumed_command(directory: Path, given: Sequence[str]) -> ResumedCommand:
     require_own_files(directory)
     plan = read_plan(directory)
     if plan is None:
-        raise ConfigError(f"{directory / PLAN} cannot be read, so the sweep cannot go on; run its command again")
+        raise ConfigError(f"{directory / PLAN} cannot be read, so the sweep cannot be resumed; run its command again")
     command = _command_of(plan, directory / PLAN)
     rest = [word for word in given if word.partition("=")[0] != "resume"]
     trusted = trusted_in(plan, directory)
     left = [word for word in words_to_repeat(command, trusted) if word not in rest and not _is_replaced(word, rest)]
     if left:
         raise ConfigError(
-            f"{directory / PLAN} says {shlex.join(left)}, which is neither rlx's own nor code of yours as it was then; "
+            f"{directory / PLAN} says {shlex.join(left)}, which is neither part of rlx nor unchanged code of yours; "
             f"if you trust it, give it again: {resume_command(str(directory), plan, trusted)}"
         )
     kept = [word for word in command if not _is_replaced(word, rest)]
@@ -93,7 +93,7 @@ def _command_of(plan: Mapping[str, Any], file: Path) -> list[str]:
     """The words after `rlx` of the command in a plan."""
     words = plan.get("command")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or words[:1] != ["rlx"]:
-        raise ConfigError(f"{file} holds no command, so the sweep cannot go on; run its command again")
+        raise ConfigError(f"{file} holds no command, so the sweep cannot be resumed; run its command again")
     command = words[1:]
     folders = folder_words(command)
     strange = [word for word in command if "=" not in word and word not in (*_MULTIRUN, "train", *folders) and word[:1] != "~"]

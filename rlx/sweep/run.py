@@ -109,7 +109,9 @@ class SweepRun:
     def _inspect(self, config: Mapping[str, Any]) -> None:
         """Refuse ranks of a single run, and a place to write to that only the record of a resumed sweep names."""
         if config["ranks"] != 1:
-            raise ConfigError(f"ranks={config['ranks']} is of a single run; in a sweep say sweep.ranks_per_job={config['ranks']}")
+            raise ConfigError(
+                f"ranks={config['ranks']} is for a single run; in a sweep set sweep.ranks_per_job={config['ranks']}"
+            )
         if self.command.directory is not None:
             recorded = _RecordedConfig(config, self.command.directory)
             places = [text for _, text in places_to_give(recorded)]

@@ -94,7 +94,7 @@ class DemonstrationFile(PairFile):
     def notes(self) -> Sequence[str]:
         rows = (*self.pairs(), *self.held_out_pairs())
         begun = sum(_is_begun(pair.prompt) for pair in rows)
-        said = f"{begun} conversations begin with the assistant's words, which nobody asked for: they are context"
+        said = f"{begun} conversations begin with the assistant's words, before any user turn: they are context"
         return [*super().notes(), *([said] if begun else [])]
 
 

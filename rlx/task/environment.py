@@ -156,7 +156,7 @@ class Interaction:
                 given = {} if talk.error else talk.environment.figures()
             except Exception as error:  # the user's code
                 return _told(error)
-            return dict(given) if isinstance(given, Mapping) else BrokenTurnError(f"gave {given!r:.40}, no numbers by name")
+            return dict(given) if isinstance(given, Mapping) else BrokenTurnError(f"gave {given!r:.40}, not numbers by name")
 
         def make(places: Sequence[int]) -> list[Any]:
             return [counted(talks[place]) for place in places]
@@ -269,7 +269,7 @@ def _told(outcome: Any) -> Any:
 def checked_turn(outcome: Any) -> Turn:
     """`outcome` if it is a valid Turn. Raises BrokenTurnError for anything else."""
     if not isinstance(outcome, Turn):
-        raise BrokenTurnError(f"gave {outcome!r:.80}, no Turn; return Turn(messages, reward, done)")
+        raise BrokenTurnError(f"gave {outcome!r:.80}, not a Turn; return Turn(messages, reward, done)")
     if not isinstance(outcome.done, bool):
         raise BrokenTurnError(f"gave a Turn with done={outcome.done!r:.40}; it is True or False")
     if isinstance(outcome.reward, bool) or finite(outcome.reward) is None:
@@ -312,7 +312,7 @@ def _encodable(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):x}"
-        raise BrokenTurnError(f"gave a text with {half}, half of a surrogate pair and no character; take it out") from error
+        raise BrokenTurnError(f"gave a text with {half}, half of a surrogate pair and not a character; remove it") from error
     return text
 
 

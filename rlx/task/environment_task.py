@@ -75,7 +75,7 @@ class EnvironmentTask(PromptFile):
 
     def __post_init__(self) -> None:
         if not isinstance(self.environment, Environment):
-            raise ConfigError(f"task.environment is {self.environment!r:.80}, no environment; see rlx guide environment")
+            raise ConfigError(f"task.environment is {self.environment!r:.80}, not an environment; see rlx guide environment")
         super().__post_init__()
         lacking = [name for name in ("start", "step") if getattr(type(self.environment), name) is getattr(Environment, name)]
         if lacking:
@@ -112,7 +112,7 @@ class EnvironmentTask(PromptFile):
         for prompt in (*learn, *held_out):
             taken = [name for name in _OF_CONVERSATION if name in prompt.columns]
             if taken:
-                raise DataError(f"a prompt of task {self.name} has the column {taken[0]}, a name of rlx's own; give it another")
+                raise DataError(f"a prompt of task {self.name} has the column {taken[0]}, a name that rlx reserves; rename it")
         return learn, held_out
 
     def _made(self, side: str) -> tuple[Prompt, ...]:
@@ -124,7 +124,7 @@ class EnvironmentTask(PromptFile):
         if not made or wrong:
             said = f"{wrong[0]!r:.60}" if wrong else "none"
             raise DataError(
-                f"prompts of {type(self.environment).__name__} gives {said}; it gives rlx.task.base.Prompt, at least one"
+                f"prompts of {type(self.environment).__name__} gives {said}; it must give at least one rlx.task.base.Prompt"
             )
         return made
 

@@ -270,7 +270,7 @@ def _part(part: Any, *, place: str, key: str) -> str:
         if isinstance(text := part.get("text", "" if part.keys() == {"type"} else None), str):
             return text
         others = ", ".join(map(repr, sorted(part.keys() - {"type", "text"}))) or "nothing else"
-        raise DataError(f"{place}: a message in {key!r} has a part of text whose 'text' is missing or no text, beside {others}")
+        raise DataError(f"{place}: a message in {key!r} has a text part whose 'text' is missing or not text, beside {others}")
     raise DataError(
         f"{place}: a message in {key!r} has a part of the type {kind!r}; rlx trains language models on text alone, so leave such "
         "rows out"

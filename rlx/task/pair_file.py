@@ -97,7 +97,7 @@ class PairFile(ReadsFile, Task, ABC):
             pairs, lacking = self.columns.made(self._files, self._pair)
             placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
         if not pairs:
-            raise DataError(f"{self.path} is empty; it has one JSON object a line, or one row of a table, for each pair")
+            raise DataError(f"{self.path} is empty; each pair is one JSON object on a line, or one row of a table")
         limit = max(self.held_out, self._least(placed))
         learn = with_label_noise([pair for place, pair in placed if place > limit], self.label_noise)
         if not learn:

@@ -50,7 +50,7 @@ class PromptFile(ReadsFile, RewardedTask):
         """(training prompts, held-out prompts). At least the prompt with the smallest hash is held out, for the score."""
         prompts, _ = self._read
         if not prompts:
-            raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
+            raise DataError(f"{self.path} is empty; a prompt file has one row per prompt, such as {self._example()}")
         for reward in self.all_rewards().values():
             reward.require_answers(prompts)
         places = [content_uniform(prompt.text, salt="held out") for prompt in prompts]

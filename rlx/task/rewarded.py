@@ -139,12 +139,14 @@ def summed(outcome: Any) -> Any:
 def as_reward(name: str, given: Any) -> Reward:
     """The reward `given` under a name in `rewards`; a function becomes a FunctionReward. Raises ConfigError for anything else."""
     if name in _TAKEN:
-        raise ConfigError(f"task.rewards.{name}: {name} is a name of rlx's own; call your reward something else")
+        raise ConfigError(f"task.rewards.{name}: {name} is a name that rlx reserves; rename your reward")
     if isinstance(given, Reward):
         return given
     if callable(given):
         return FunctionReward.of(given)
-    raise ConfigError(f"task.rewards.{name} is {given!r}, no reward; give a node whose _target_ is one, or a function of yours")
+    raise ConfigError(
+        f"task.rewards.{name} is {given!r}, not a reward; give a node whose _target_ is one, or a function of yours"
+    )
 
 
 def reward_error(name: str, outcome: Any, prompt: Prompt, completion: str) -> TrainingError:

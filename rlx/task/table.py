@@ -24,7 +24,7 @@ SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".arrow")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # CSV separators: the first one found in the header is used
 _PATTERN = re.compile(r"[*?\[]")
-_LIST = "write one row a line, which jq -c '.[]' FILE > ROWS.jsonl does"
+_LIST = "write one row per line, for example by jq -c '.[]' FILE > ROWS.jsonl"
 _SURROGATE = re.compile(rb"\\u[dD]")
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+){0,2}")  # a data set on the hub, with configuration and split
 
@@ -42,7 +42,7 @@ def find_files(path: str, *, key: str) -> tuple[Path, ...]:
     if _PATTERN.search(path) and not Path(path).expanduser().exists():
         found = sorted(Path(name) for name in glob(str(Path(path).expanduser()), recursive=True) if _is_data(Path(name)))
         if not found:
-            raise DataError(f"{key}: no file of data fits {path}; the working directory is {Path.cwd()}")
+            raise DataError(f"{key}: no data file matches {path}; the working directory is {Path.cwd()}")
         return tuple(found)
     if Path(path).expanduser().is_file():
         return (find_file(path, key=key),)
@@ -86,7 +86,7 @@ def _shards(folder: Path, split: str, *, key: str) -> tuple[Path, ...]:
         ) from error
     files = [file for file in files if file.suffix != ".json" or file.name not in ("state.json", "dataset_info.json")]
     if not files:
-        raise DataError(f"{key}: the directory {folder} holds no file of data ({', '.join(SUFFIXES)})")
+        raise DataError(f"{key}: the directory {folder} contains no data file ({', '.join(SUFFIXES)})")
     found = [file for file in files if _of_split(file.relative_to(folder), split or "train")]
     if split and not found:
         names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
@@ -148,7 +148,7 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     f"{file}:{number}: this line is not UTF-8 text ({error.reason}); save the file as UTF-8"
                 ) from error
             except json.JSONDecodeError as error:
-                mend = _LIST if line.strip() == b"[" else "a JSONL file has one whole JSON object a line"
+                mend = _LIST if line.strip() == b"[" else "a JSONL file has one whole JSON object per line"
                 raise DataError(f"{file}:{number}: this line is not JSON: {error.msg} at column {error.colno}; {mend}") from error
             except _TwiceError as error:
                 raise DataError(f"{file}:{number}: this line has the key {error.args[0]!r} twice; leave one of them") from error
@@ -182,7 +182,7 @@ def _require_characters(row: Any, place: str) -> None:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
-        raise DataError(f"{place}: {half} on this line is half of a surrogate pair and no character; take it out") from error
+        raise DataError(f"{place}: {half} on this line is half of a surrogate pair and not a character; remove it") from error
 
 
 @contextmanager

@@ -59,12 +59,12 @@ class DrawAhead:
             return None
         if Need.REWARDS not in algorithm.active_needs:
             raise ConfigError(
-                f"rollout.ahead={sampler.ahead}: {type(algorithm).__name__} learns from no rollouts, so there is nothing to "
+                f"rollout.ahead={sampler.ahead}: {type(algorithm).__name__} does not learn from rollouts, so there is nothing to "
                 "sample ahead; leave it out"
             )
         if algorithm.moving_reference is not None:
             raise ConfigError(
-                f"rollout.ahead={sampler.ahead} with a reference that moves (loss=tr_dpo) is not built: the reference of a draw "
+                f"rollout.ahead={sampler.ahead} with a reference that moves (loss=tr_dpo) is refused: the reference of a draw "
                 "would depend on when it was made; set rollout.ahead=0, or take another loss"
             )
         twin, weights = trained_copy(policy)

@@ -48,7 +48,9 @@ def require_possible(cfg: DictConfig, experiment: Experiment) -> None:
 def _require_rewards(task: RewardedTask) -> None:
     for name, reward in task.all_rewards().items():
         if abs(reward.weight) > LARGEST_WEIGHT:
-            raise ConfigError(f"task.rewards.{name}.weight={reward.weight:g} drowns every other number; weights are near 1")
+            raise ConfigError(
+                f"task.rewards.{name}.weight={reward.weight:g} dominates everything else; weights are usually near 1"
+            )
     _, high = reward_bounds(task)
     if isinstance(task.full_reward, float | int) and high is not None and task.full_reward > high + 1e-6:
         raise ConfigError(f"task.full_reward={task.full_reward:g} is never reached: the rewards add up to at most {high:g}")
@@ -112,9 +114,9 @@ def _draws(experiment: Experiment) -> Iterator[str]:
     for name, value in _numbers(experiment.algorithm):
         leaf = name.rpartition(".")[2]
         if leaf == "updates_per_batch" and value > MANY_UPDATES:
-            yield f"algorithm.{name}={value}: so many updates of one draw learn it by heart; 1 to 4 are usual"
+            yield f"algorithm.{name}={value}: this many updates on one draw overfit it; 1 to 4 are usual"
         if leaf == "kl_in_reward" and value > LARGEST_KL_WEIGHT:
-            yield f"algorithm.{name}={value:g} drowns the rewards: what is learned is to stay at the reference"
+            yield f"algorithm.{name}={value:g} dominates the rewards: the policy only learns to stay at the reference"
         rows = len(task.pairs()) if leaf == "pairs_per_step" and task.has_pairs else None
         rows = len(task.prompts()) if leaf == "prompts_per_step" and "rewards" in task.offers else rows
         if rows is not None and value > rows:
@@ -123,7 +125,7 @@ def _draws(experiment: Experiment) -> Iterator[str]:
             yield f"algorithm.{name}={value} of {rows} {kind}: a step learns from {often}"
     clips = {name: value for name, value in _numbers(experiment.algorithm) if name.endswith(("clip_low", "clip_high"))}
     if clips and not any(clips.values()):
-        yield f"{' and '.join(clips)} are 0: after its first update no token of a draw teaches anything"
+        yield f"{' and '.join(clips)} are 0: after the first update of a draw no token has an effect"
 
 
 def _kind_of_pairs(task: Task) -> str:
@@ -177,7 +179,7 @@ def _task(experiment: Experiment) -> Iterator[str]:
         words = "nothing" if noise == 0.5 else "the opposite"
         yield f"task.label_noise={noise:g}: the pairs say {words} of which completion is better"
     if getattr(task, "reward_noise", 0.0) == 1 and Need.REWARDS in experiment.algorithm.active_needs:
-        yield "task.reward_noise=1: the rewards say nothing of which completion is better"
+        yield "task.reward_noise=1: the rewards say nothing about which completion is better"
     if isinstance(task, RewardedTask) and Need.REWARDS in experiment.algorithm.active_needs:
         for name, reward in task.all_rewards().items():
             if reward.weight < 0 and reward.bounds is not None and reward.bounds[0] >= 0:
@@ -189,7 +191,7 @@ def _task(experiment: Experiment) -> Iterator[str]:
     odd = sorted({role for role in roles if role not in ROLES})
     if odd:
         number = sum(role in odd for role in roles)
-        yield f"{number} of {len(roles)} messages that were looked at have the role {', '.join(odd)}, which no chat model knows"
+        yield f"{number} of {len(roles)} inspected messages have the role {', '.join(odd)}, which no chat model knows"
 
 
 def _texts(task: Task) -> Iterator[Text]:
@@ -209,7 +211,7 @@ def _short_prompts(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
     lengths = [len(whole.encode_prompt(prompt.text, prompt.tools)) for prompt in islice(task.prompts(), LOOKED_AT)]
     cut = sum(length > most for length in lengths)
     if 2 * cut > len(lengths):
-        yield f"policy.max_prompt_length={most}: {cut} of {len(lengths)} prompts that were looked at lose their beginning"
+        yield f"policy.max_prompt_length={most}: {cut} of {len(lengths)} inspected prompts lose their beginning"
 
 
 def _long_answers(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
@@ -259,7 +261,9 @@ class Movement:
         if norm != 0.0 and share * (self.warmup_steps + 1) < STILL:
             rate = metrics.get("train/learning_rate")
             why = "the learning rate is 0" if rate == 0 else "look at optimizer.lr, optimizer.eps and algorithm.max_grad_norm"
-            found.append(("unmoved", f"the first step moved the weights by {share:.1g} of their size, which is nothing: {why}"))
+            found.append(
+                ("unmoved", f"the first step moved the weights by {share:.1g} of their size, which is negligible: {why}")
+            )
         return found
 
     @staticmethod

@@ -189,7 +189,7 @@ def save_checkpoint(
         sync(final.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        mend = f"go on with `{_command(run)}`" if checkpoint_steps(run) else "run the command again"
+        mend = f"resume with `{_command(run)}`" if checkpoint_steps(run) else "run the command again"
         raise TrainingError(
             f"the checkpoint of step {progress.step} could not be written to {final}: {_reason(error)}, then {mend}"
         ) from error

@@ -36,7 +36,7 @@ SYMPTOMS = (
     Symptom(
         "clip_fraction",
         lambda share: share > 0.3,
-        "{value:.0%} of the tokens are clipped and teach nothing: lower optimizer.lr or algorithm.updates_per_batch",
+        "{value:.0%} of the tokens are clipped and have no effect: lower optimizer.lr or algorithm.updates_per_batch",
     ),
 )
 

@@ -85,7 +85,7 @@ class Evaluator:
             )
         if self.pass_at_k and not counts:
             raise ConfigError(
-                f"evaluation.pass_at_k counts right completions, and for task {self.task.name} none is right or wrong; "
+                f"evaluation.pass_at_k counts right completions, but task {self.task.name} does not define them; "
                 "set task.full_reward to the reward of a right one, or leave pass_at_k empty"
             )
 

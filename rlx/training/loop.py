@@ -250,9 +250,7 @@ class Loop:
         """The batch of a step, drawn with the previous step's weights; starts drawing the next one with the current weights."""
 
         def draw(number: int) -> Drawn:
-            with without_state(
-                "a draw that is made ahead of its updates cannot read what they will make of it; call it in compute_loss"
-            ):
+            with without_state("a draw made ahead of its updates cannot read what depends on them; call it in compute_loss"):
                 return self._draw(number, ahead.policy, ahead.reference, version=ahead.version)
 
         drawn = ahead.take()

@@ -74,7 +74,7 @@ def run_recorded(
         view.close()
         recorder.interrupt(signal="SIGINT")
         has_checkpoint = bool(checkpoint_steps(recorder.directory))
-        view.note(f"ended at once; {f'go on with: {command_for(recorder.record)}' if has_checkpoint else 'run it again'}")
+        view.note(f"ended at once; {f'resume with: {command_for(recorder.record)}' if has_checkpoint else 'run it again'}")
         raise
     except NonFiniteLossError as error:
         view.close()
@@ -258,7 +258,7 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
         raise ConfigError(f"{run} is still running ({written_by(before)}); wait for it, or stop it first")
     if not steps:
         command = shlex.join(word for word in before.command if not word.startswith("hydra.run.dir="))  # that directory exists
-        raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {command}")
+        raise ConfigError(f"{run} has no checkpoint to resume from; run its command again: {command}")
     verify_record(before)
     latest = checkpoint_path(before.directory, steps[-1])
     verify_logs(before.directory, verified_values(latest))
@@ -331,7 +331,7 @@ def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: 
     now = {source.module: source for source in sources(config)}
     recorded = {source["module"]: source for source in before.sources}
     changed = [module for module, source in recorded.items() if module not in now or not now[module].computes_as(source)]
-    mend = f"begin anew, {command_for(before, 'rerun')}, or go on with the new code: {command_for(before, changed='code')}"
+    mend = f"start over: {command_for(before, 'rerun')}, or resume with the new code: {command_for(before, changed='code')}"
     if changed and "code" not in allowed:
         copies = before.directory / "sources"
         raise ConfigError(f"{', '.join(changed)} changed since this run began; put it back from {copies}, {mend}")
@@ -344,6 +344,6 @@ def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: 
 def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:
     if before.provenance.get("data") != now.provenance["data"] and "data" not in allowed:
         raise DataError(
-            f"the data of task {now.task} changed since this run began; put the old file back, or go on with the new one: "
+            f"the data of task {now.task} changed since this run began; put the old file back, or resume with the new one: "
             f"{command_for(before, changed='data')}"
         )

@@ -75,5 +75,5 @@ def ipo_of_moderate_margins(margin, *, beta=0.1):
 
 def test_what_raises_beside_its_claim_is_said_and_no_traceback():
     said = hint(subject(with_loss(ipo_of_moderate_margins())), "loss=lab.mine")
-    assert "raises where they are held against each other (ValueError: margins beyond 1)" in said
+    assert "raises an error when the two are compared (ValueError: margins beyond 1)" in said
     assert "same_as=ipo" in said

@@ -60,7 +60,7 @@ WRONG = [
     (["runs", "~columns"], "columns has no value, and rlx runs needs one"),
     (["runs", "out=[1]"], "out=[1]: it must be text"),
     (["runs", "out={a:1}"], "a path is text, not a mapping"),
-    (["runs", "paths={a:1}"], "paths={a:1}: this key takes no mapping"),
+    (["runs", "paths={a:1}"], "paths={a:1}: this key cannot be a mapping"),
     (["runs", "columns=[[1]]"], "columns=[[1]]: it must be a name, or a list of names"),
     (["runs", "format=yaml"], "format=yaml: it must be one of table, csv, json"),
     (["compare", "~target"], "target has no value, and rlx compare needs one"),
@@ -80,8 +80,8 @@ WRONG = [
         "hydra.sweep.dir=${oc.env:RLX_NOT_SET}: the environment variable",
     ),
     (["loss.beta=" + "9" * 400], "loss.beta=99999999999999999999...(400 characters): a whole number has at most 64 bits"),
-    (["experiment={a:1}"], "experiment={a:1} is a mapping, and an option is chosen by its name: experiment=NAME"),
-    (["seed=${seed}"], "seed: this value reads itself"),
+    (["experiment={a:1}"], "experiment={a:1} is a mapping, but an option is chosen by its name: experiment=NAME"),
+    (["seed=${seed}"], "seed: this value refers to itself"),
     (["output_dir=${oc.env:RLX_NOT_SET}"], "the environment variable RLX_NOT_SET is not set"),
     (["seed=${oc.decode:'[1'}"], "missing BRACKET_CLOSE"),
     (["seed=${nope:1}"], "there is no resolver nope"),
@@ -129,7 +129,7 @@ WRONG = [
     (["algorithm=no_such_module.Class"], "no_such_module"),
     (["loss=tests.peers.workload.even_words"], "write @preference_loss or @policy_gradient_loss above it"),
     (["algorithm=collections.OrderedDict"], "it is neither a subclass of Algorithm"),
-    (["algorithm=sft", "loss=ipo"], "nobody reads the loss of the run: algorithm Sft has no loss"),
+    (["algorithm=sft", "loss=ipo"], "nothing reads the loss of the run: algorithm Sft has no loss"),
     (["algorithm=dpo", "loss=grpo"], "is not a PreferenceLoss, which Dpo reads; choose another with loss=NAME"),
     (["algorithm=[dpo]"], "one algorithm is chosen: algorithm=dpo"),
     (["algorithm="], "chooses nothing; it is one of"),
@@ -158,7 +158,7 @@ WRONG = [
     # files
     (["resume=nowhere"], "no run here"),
     (["resume="], "names no run"),
-    (["hydra.run.dir="], "names no directory"),
+    (["hydra.run.dir="], "hydra.run.dir= is empty; give a directory"),
     (["hydra.run.dir=/dev/null/x"], "hydra.run.dir: /dev/null/x cannot be made: Not a directory"),
     (["output_dir="], "output_dir=: it must be a text that is not empty; give a folder"),
     (["cache_dir="], "cache_dir=: it must be a text that is not empty; give a folder"),
@@ -270,7 +270,7 @@ def test_a_class_that_leaves_a_method_out_is_said_to(tmp_path, monkeypatch):
     )
     code, message = invoke(["train", "loss=half_mine.Half"])
     assert code == 2
-    assert "Half lacks a method that every one of its kind has: define values(self, policy" in message
+    assert "Half lacks a required method: define values(self, policy" in message
 
 
 OF_MINE = """

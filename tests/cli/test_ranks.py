@@ -51,7 +51,7 @@ def test_another_number_than_torchrun_has_started_is_refused(started):
 
 @pytest.mark.parametrize("wrong", [0, -1, "many", 1.5, True])
 def test_what_is_no_number_of_ranks_is_refused(started, wrong):
-    with pytest.raises(ConfigError, match="it is a number of processes from 1 on"):
+    with pytest.raises(ConfigError, match="it must be a number of processes, at least 1"):
         with_number(composed(wrong))
 
 

@@ -49,7 +49,7 @@ def test_nothing_is_built(cfg, monkeypatch):
         ("loss._target_", "rlx.loss.preference.margin.Dpoo", "did you mean dpo"),
         ("loss.beta", -1, "loss.beta=-1: it must be a finite number above 0; beta scales the log-ratios"),
         ("loss._target_", "os.system", "loss._target_ names os.system"),
-        ("loss", None, "algorithm reads a loss and none is chosen"),
+        ("loss", None, "algorithm reads a loss, but none is chosen"),
         ("loss", {"beta": 1}, "loss is not a node with a _target_"),
         ("algorithm.regularizer", {"weight": 1}, "it is chosen by algorithm/regularizer=NAME, which gives it a _target_"),
         ("policy.max_length", False, "policy.max_length=false: it must be a whole number or null"),

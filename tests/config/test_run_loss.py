@@ -140,6 +140,6 @@ def test_an_algorithm_without_a_loss_and_without_a_default_asks_for_one(tmp_path
         "@dataclass(frozen=True, kw_only=True)\nclass Mine(Algorithm):\n    loss: PreferenceLoss\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match="reads a loss and none is chosen; choose one: loss=NAME"):
+    with pytest.raises(ConfigError, match="reads a loss, but none is chosen; choose one: loss=NAME"):
         check_config(compose("train", ["algorithm=lossless_lab.Mine"]), allowed=["lossless_lab.Mine"])
     check_config(compose("train", ["algorithm=lossless_lab.Mine", "loss=ipo"]), allowed=["lossless_lab.Mine"])

@@ -73,7 +73,7 @@ def test_a_turn_without_an_end_gets_one_as_context(family):
 def test_plain_text_goes_on_in_plain_text():
     text = encoder_of("chatml")
     assert text.tokenizer.decode(encode_continuation(text, "0+1?", (assistant("1"),), "Sure?", ended=True)) == "Sure?"
-    with pytest.raises(DataError, match="goes on in plain text"):
+    with pytest.raises(DataError, match="continues in plain text"):
         encode_continuation(text, "0+1?", (assistant("1"),), (user("Sure?"),), ended=True)
 
 
@@ -90,7 +90,7 @@ def test_a_tools_result_is_a_turn_of_its_own(family):
 
 def test_a_template_that_refuses_a_role_says_so():
     text = encoder_of("gemma2")
-    with pytest.raises(DataError, match="refuses a conversation that goes on with the roles"):
+    with pytest.raises(DataError, match="refuses a conversation that continues with the roles"):
         encode_continuation(text, (USER,), (assistant("1"),), ({"role": "system", "content": "x"},), ended=True)
 
 

@@ -51,7 +51,7 @@ def test_a_process_that_fails_or_dies_leaves_it_to_the_caller(fault):
 def test_a_process_that_stands_still_leaves_it_to_the_caller_and_is_said(monkeypatch, caplog):
     monkeypatch.setattr("rlx.data.processes._STALLED", 0.5)
     assert in_processes(lambda number: time.sleep(600) if number == 5 else number, list(range(20)), 2) is None
-    assert "for 0.5 s; one process goes on alone" in caplog.text
+    assert "for 0.5 s; continuing with one process" in caplog.text
     assert no_child_is_left()
 
 

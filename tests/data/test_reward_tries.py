@@ -14,7 +14,7 @@ def test_rewards_are_tried_on_a_right_an_empty_and_a_wrong_answer():
     assert [one["rewards"]["reward"] for one in found.rewards] == [1.0, 0.0, 0.0]
     assert not [caution for caution in found.cautions if "reward" in caution]
     strict = survey(arithmetic(ExactMatch(weight=1.0, ignore_case=False, pattern="<a>(.*)</a>")), build_tiny())
-    assert any("the right answer itself has the reward 0" in caution for caution in strict.cautions)
+    assert any("the right answer itself gets the reward 0" in caution for caution in strict.cautions)
 
 
 def test_a_reward_that_raises_is_said_and_ends_nothing():

@@ -37,7 +37,7 @@ def test_a_batch_without_completion_tokens_has_a_width():
 @pytest.mark.parametrize(
     ("prompts", "completions", "message"),
     [
-        ((tokens(1),), (), "one group a prompt"),
+        ((tokens(1),), (), "one group per prompt"),
         ((tokens(1), tokens(2)), ((tokens(1),), (tokens(1), tokens(2))), "same number"),
         ((tokens(),), ((tokens(1),),), "begin it with bos"),
     ],

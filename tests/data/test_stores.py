@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
         store.write(NAME, CONTENT)
         store.write(NAME, CONTENT)
     assert len(caplog.records) == 1
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
     assert store.read(NAME) is None
 
 

@@ -112,7 +112,7 @@ def test_what_is_kept_dropped_and_doubtful_is_counted():
     assert bins == [(2, 2, 3), *[(length, length, 0) for length in range(3, 12)], (12, 12, 1)]
     assert found.notes == ["columns that are not read: id"]
     said = " ".join(found.cautions)
-    for word in ("empty completion", "both in the training data and held out", "white space", "are duplicates"):
+    for word in ("empty completion", "both in training and held out", "white space", "duplicates"):
         assert word in said
     json.dumps(vars(found))
 
@@ -245,4 +245,4 @@ class Fails(Opens):
 @pytest.mark.parametrize(("environment", "told"), [(Opens(), 1), (Counting(), 0)])
 def test_prompts_on_both_sides_are_said_where_they_tell_games_apart(environment, told):
     found = survey(task_of(environment, num_prompts=4, num_held_out=3), build_tiny())
-    assert sum("both in the training data and held out" in caution for caution in found.cautions) == told
+    assert sum("both in training and held out" in caution for caution in found.cautions) == told

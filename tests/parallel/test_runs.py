@@ -63,7 +63,7 @@ def test_a_signal_ends_all_after_the_same_step_with_a_checkpoint(place, number, 
     last = metrics(place / name)[-1]["step"]
     assert [path.name for path in (place / name / "checkpoint").iterdir()] == [f"step_{last}"]
     assert record(place / name)["status"] == "interrupted"
-    assert said.count("go on with: rlx train resume=") == 1
+    assert said.count("resume with: rlx train resume=") == 1
     assert all(map(is_gone, ranks))
 
 

@@ -177,7 +177,7 @@ def test_a_directory_that_holds_a_run_is_refused_and_left_as_it_is(create, tmp_p
     run.log(0, {"eval/score": 0.5})
     run.finish(RESULT)
     before = {file.name: file.read_bytes() for file in run.directory.iterdir() if file.is_file()}
-    with pytest.raises(ConfigError, match=r"holds a run already; .*resume="):
+    with pytest.raises(ConfigError, match=r"already holds a run; .*resume="):
         create(tmp_path / "mine")
     assert {file.name: file.read_bytes() for file in run.directory.iterdir() if file.is_file()} == before
 

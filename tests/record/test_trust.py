@@ -66,7 +66,7 @@ def test_a_file_that_changed_and_what_imports_it_is_not(record: RunRecord, file:
     Path(file).write_text(f"raise SystemExit(3)\n{FILES[file]}")
     trusted = trusted_targets(record)
     assert "idea_loss.Loss" not in trusted
-    with pytest.raises(ConfigError, match=r"idea_loss\.Loss.*whose code is not here as it was recorded") as caught:
+    with pytest.raises(ConfigError, match=r"idea_loss\.Loss.*whose code is missing or differs from the recorded code") as caught:
         require_named(record, trusted, "resume")
     typed = shlex.split(str(caught.value).rpartition(": ")[2])
     assert typed[:3] == ["rlx", "train", "resume=outputs/train/run"]

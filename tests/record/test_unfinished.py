@@ -65,7 +65,7 @@ def test_a_completed_one_and_a_place_of_the_callers_own(tmp_path: Path) -> None:
 
 def test_one_that_is_being_made_is_left_to_its_process(tmp_path: Path) -> None:
     written(tmp_path, "1", status="running", steps=5)
-    with pytest.raises(ConfigError, match=r"is the run of this command, and process \d+ on .* is making it"):
+    with pytest.raises(ConfigError, match=r"is the run of this command, and process \d+ on .* is running it"):
         own_run(CONFIG, output_dir=tmp_path)
 
 
@@ -96,17 +96,17 @@ def test_a_process_of_another_machine_is_given_time_for_a_sign_of_life(tmp_path,
     assert found is not None
     assert found.status == "interrupted"
     assert len(naps) == 2
-    assert "looking for up to 5 minutes whether it is" in capsys.readouterr().err
+    assert "checking that for up to 5 minutes" in capsys.readouterr().err
     monkeypatch.setattr("rlx.record.unfinished.time.sleep", lambda _: os.utime(run / "run.json"))
     elsewhere(run, silent=10)
-    with pytest.raises(ConfigError, match=r"process \d+ on another is making it"):
+    with pytest.raises(ConfigError, match=r"process \d+ on another is running it"):
         own_run(CONFIG, output_dir=tmp_path)
 
 
 def test_a_record_without_a_heartbeat_is_lost_after_a_day(tmp_path: Path) -> None:
     run = written(tmp_path, "1", status="running", steps=5)
     elsewhere(run, silent=3600, beats=False)
-    with pytest.raises(ConfigError, match="is making it"):
+    with pytest.raises(ConfigError, match="is running it"):
         own_run(CONFIG, output_dir=tmp_path)
     elsewhere(run, silent=90_000, beats=False)
     found = own_run(CONFIG, output_dir=tmp_path)

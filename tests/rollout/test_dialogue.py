@@ -88,7 +88,7 @@ def test_an_opening_that_cannot_be_read_fails_alone(family, opening, said, caplo
     ("family", "opening", "answer", "said"),
     [
         ("gemma2", [{"role": "user", "content": "3?"}], [{"role": "user", "content": "a"}] * 2, "the chat template refuses"),
-        ("chatml", "3+1=", [{"role": "user", "content": "a"}], "goes on in plain text"),
+        ("chatml", "3+1=", [{"role": "user", "content": "a"}], "continues in plain text"),
     ],
 )
 def test_an_answer_that_cannot_be_read_fails_alone(family, opening, answer, said):
@@ -177,7 +177,7 @@ def test_what_is_no_number_is_refused(wrong):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(lambda: {}["moves"], "raised KeyError: 'moves'"), (lambda: None, "gave None, no numbers by name")]
+    ("given", "said"), [(lambda: {}["moves"], "raised KeyError: 'moves'"), (lambda: None, "gave None, not numbers by name")]
 )
 def test_figures_that_fail_are_named_with_the_conversation(given, said):
     class Failing(Counting):

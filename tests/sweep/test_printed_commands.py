@@ -22,7 +22,7 @@ def printed(text: str, before: str, after: str) -> list[str]:
 def test_a_sweep_with_a_job_that_was_killed_goes_on(sweep, capfd, name):
     ran = sweep("algorithm.does=kill,well", *name)
     assert ran.code == 3
-    code, message = main.invoke(printed(ran.err, "go on with what is not completed: ", " (or the same"))
+    code, message = main.invoke(printed(ran.err, "to run the jobs that are not completed: ", " (or the same"))
     assert code == 0, message + "".join(capfd.readouterr())
     assert set(ran.states.values()) == {"completed"}
 
@@ -60,4 +60,4 @@ def test_a_job_with_the_record_of_another_fails_alone(sweep, capfd):
     assert again.err.count("the plan of the sweep; one of the two was changed") == 1
     assert "runs on" not in again.out  # no comparison counts the record
     first.write_bytes(kept)
-    assert main.invoke(printed(again.err, "go on with what is not completed: ", " (or the same"))[0] == 0
+    assert main.invoke(printed(again.err, "to run the jobs that are not completed: ", " (or the same"))[0] == 0

@@ -25,7 +25,7 @@ def test_the_sweep_is_found(tmp_path):
     assert sweep_to_resume(["a=1", f"resume={tmp_path}"]) == tmp_path
     assert sweep_to_resume([f"resume='{tmp_path}/sweep.json'"]) == tmp_path
     assert sweep_to_resume(["a=1", "resume=null"]) is None
-    with pytest.raises(ConfigError, match="no sweep is there"):
+    with pytest.raises(ConfigError, match="there is no sweep"):
         sweep_to_resume([f"resume={tmp_path / 'nothing'}"])
 
 

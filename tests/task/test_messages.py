@@ -101,7 +101,7 @@ def test_a_system_message_comes_first_where_there_is_none():
 
 @pytest.mark.parametrize("part", [{"type": "text", "content": "?"}, {"content": "?"}, {"type": "text", "text": 3}, {}])
 def test_words_under_another_name_than_text_are_refused_and_not_lost(part):
-    with pytest.raises(DataError, match="a part of text whose 'text' is missing or no text, beside"):
+    with pytest.raises(DataError, match="a text part whose 'text' is missing or not text, beside"):
         read([{"role": "user", "content": [part]}])
 
 

@@ -159,7 +159,7 @@ def test_shards_patterns_and_splits(tmp_path):
     assert names(tmp_path / "data" / train[0]) == train[:1]
     assert files_hash(find_files(f"{tmp_path}:test", key="k")) == file_hash(tmp_path / "data" / "test-00000-of-00001.jsonl")
     assert files_hash(find_files(str(tmp_path), key="k")) != file_hash(tmp_path / "data" / train[0])
-    for wrong, message in ((f"{tmp_path}:dev", "no files of a split 'dev'"), (tmp_path / "*.csv", "no file of data fits")):
+    for wrong, message in ((f"{tmp_path}:dev", "no files of a split 'dev'"), (tmp_path / "*.csv", "no data file matches")):
         with pytest.raises(DataError, match=message):
             names(wrong)
 

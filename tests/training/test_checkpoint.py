@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_the_old_checkpoints_and_says_what_to_do(tmp_path, mo
         raise error
 
     monkeypatch.setattr(checkpoint, "write_policy", full)
-    with pytest.raises(TrainingError, match=r"step 2 .*: the disk is full; free some space, then go on with"):
+    with pytest.raises(TrainingError, match=r"step 2 .*: the disk is full; free some space, then resume with"):
         save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=TrainerState(step=2))
     with pytest.raises(TrainingError, match=r"export\.path=.*: the disk is full; free some space; they are in the run's last"):
         export_policy(policy, tmp_path / "exported", dtype=torch.float16)

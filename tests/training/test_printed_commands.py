@@ -62,7 +62,7 @@ def test_a_stopped_run_with_a_loss_of_ones_own_goes_on(rlx_run, lab, monkeypatch
     monkeypatch.delenv("STOP")
     new_process()
     assert code == 75
-    assert main(printed(said, "go on with: ")) == 0
+    assert main(printed(said, "resume with: ")) == 0
     (run,) = (path for path in (lab / ("my runs" if places else "outputs") / "train").glob("2*") if path != whole)
     assert record(run)["status"] == "completed"
     assert reproducible(run) == reproducible(whole)
@@ -119,7 +119,7 @@ def test_the_same_command_goes_on_with_its_own_run(rlx_run, lab, monkeypatch):
 
 def test_a_sweep_needs_no_auto(rlx_run, lab, capfd):
     assert main(["-m", "resume=auto", "seed=0,1"]) == 2
-    assert "goes on by itself" in capfd.readouterr().err
+    assert "resumes by itself" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("resumed", [False, True])

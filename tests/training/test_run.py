@@ -105,7 +105,7 @@ def test_a_run_that_is_ended_at_once_says_how_it_goes_on(rlx_run, monkeypatch):
     monkeypatch.setattr(Loop, "_step", interrupted)
     code, run, printed = rlx_run("checkpoint.every=1")
     assert code == 130
-    assert f"ended at once; go on with: rlx train resume=outputs/train/{run.name}" in printed
+    assert f"ended at once; resume with: rlx train resume=outputs/train/{run.name}" in printed
 
 
 def test_a_rerun_agrees_to_the_last_bit_and_says_so(rlx_run):

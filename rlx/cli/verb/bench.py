@@ -80,18 +80,18 @@ def prepare(line: CommandLine) -> None:
                 raise ConfigError(f"{override}: a name is missing; write algorithm=a,b")
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
-                raise ConfigError(f"{override} names {twice} twice; each round measures it once, rounds=N says how often")
+                raise ConfigError(f"{override} names {twice} twice; each round measures it once, and rounds=N sets how often")
             line.values[_NAMES] = ",".join(names)
             line.overrides[place] = f"algorithm={names[0]}"
         if key == "ranks" and "," in value:
             numbers = [number.strip() for number in value.strip("[]").split(",")]
             if not all(number.isdigit() and int(number) for number in numbers) or len(set(numbers)) < len(numbers):
-                raise ConfigError(f"{override}: they are different numbers of processes: ranks=1,2")
+                raise ConfigError(f"{override}: give different numbers of processes: ranks=1,2")
             line.values[_RANKS] = ",".join(numbers)
             line.overrides[place] = f"ranks={numbers[0]}"
         if key == "rollout.ahead" and "," in value:
             if sorted(value.strip("[]").replace(" ", "").split(",")) != ["0", "1"]:
-                raise ConfigError(f"{override}: draws in their own step and one step ahead are rollout.ahead=0,1")
+                raise ConfigError(f"{override}: to compare draws in the same step and one step ahead, write rollout.ahead=0,1")
             line.values[_AHEAD] = "0,1"
             line.overrides[place] = "rollout.ahead=0"
 

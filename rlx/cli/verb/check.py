@@ -165,7 +165,7 @@ def hint(subject: Subject, name: str) -> str:
         return ""
     except Exception as error:  # of the user's code, on numbers that no law tries
         said = f"{type(error).__name__}: {error}"
-        return f"{own} names {found}, and raises where they are held against each other ({said}): `{command}`"
+        return f"{own} names {found}, and raises an error when the two are compared ({said}): `{command}`"
     if told.same:
         return f"{own} says that it is {found}, and computes the same: `{command}`"
     return f"{own} names {found} and differs from it: {told.first.partition('; ')[0]}; `{command}` says where"
@@ -280,7 +280,7 @@ def doctor(cfg: DictConfig) -> int:
             if not cfg.json:
                 print("\n".join(doctor_lines([facts[-1]])), flush=True)
     except Stopped as stopped:  # the short run listens to signals, and is ended by one
-        print(f"rlx: the examination was stopped by {stopped.signal_name}; run it again", file=sys.stderr)
+        print(f"rlx: the check was stopped by {stopped.signal_name}; run it again", file=sys.stderr)
         return stopped.exit_code
     bad = [fact["name"] for fact in facts if fact["mark"] == "bad"]
     if cfg.json:

@@ -121,7 +121,7 @@ def failing_verdict(condition: str, comparison: Comparison) -> str | None:
     if a == b:
         raise ConfigError(f"fail_if={condition!r}: both sides are {a}")
     if sign == "==" and comparison.choices.margin is None:
-        raise ConfigError(f"fail_if={condition!r}: equivalence needs a margin, margin=0.02 say")
+        raise ConfigError(f"fail_if={condition!r}: equivalence needs a margin, such as margin=0.02")
     pair = comparison.pair(a, b)
     least = min(pair.n_a, pair.n_b)
     if least < FEWEST:

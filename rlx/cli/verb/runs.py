@@ -162,7 +162,7 @@ def print_left_out(found: Sequence[Listed], shown: Sequence[Listed], *, place: s
         told = ", ".join(f"{figure} on {task} ({count} run{'s' * (count > 1)})" for (figure, task), count in scales.most_common())
         figure, task = scales.most_common(1)[0][0]
         print(
-            f"these scores are not on one scale: {told}; rlx runs where='scored_by={figure} and task={task}' shows those alone",
+            f"these scores are not on one scale: {told}; rlx runs where='scored_by={figure} and task={task}' shows only those",
             file=sys.stderr,
         )
     for item in found:

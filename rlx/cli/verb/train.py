@@ -105,7 +105,7 @@ def run(composed: Composed) -> int:
     except Stopped as stopped:
         resumed = "run it again"
         if stopped.directory is not None:
-            resumed = f"go on with: {command_for(read_run(stopped.directory))}"
+            resumed = f"resume with: {command_for(read_run(stopped.directory))}"
         if is_first():
             print(f"rlx: {stopped}; {resumed}", file=sys.stderr)
         return stopped.exit_code
@@ -139,10 +139,10 @@ def _completed(run: Path, view: TrainView | None) -> AlgorithmResult:
 
     result = read_run(run).result
     if result is None:
-        raise DataError(f"{run} says completed and has no result; the record was damaged")
+        raise DataError(f"{run} has the status completed but no result; the record was damaged")
     score = result.performance_metrics.get("eval/score")
     shown = "" if score is None else f", score {score:.4g}"
-    (view or TrainView()).note(f"{relative(run)} is this command's run and completed{shown}; nothing is left to do")
+    (view or TrainView()).note(f"{relative(run)} is the run of this command and is completed{shown}; nothing is left to do")
     return result
 
 
@@ -162,9 +162,9 @@ def with_number(composed: Composed) -> Composed:
 
         started = ranks_of_environment()
     if asked != "auto" and (not isinstance(asked, int) or isinstance(asked, bool) or asked < 1):
-        raise ConfigError(f"ranks={asked}: it is a number of processes from 1 on, or auto for one a GPU")
+        raise ConfigError(f"ranks={asked}: it must be a number of processes, at least 1, or auto for one per GPU")
     if given and started > 1 and asked not in (1, started, "auto"):
-        raise ConfigError(f"ranks={asked}, and {started} ranks were started; leave out ranks, which rlx train alone starts")
+        raise ConfigError(f"ranks={asked}, and {started} ranks were started; leave out ranks where another launcher starts them")
     if started > 1:
         composed.config.ranks = started
     elif asked == "auto":

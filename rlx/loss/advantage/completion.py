@@ -41,18 +41,18 @@ class Advantage(Ranged, ABC):
         """Advantages [P, G], detached."""
         own = type(self).__name__
         if rewards.ndim != 2:
-            raise ShapeError(f"{own} takes rewards [P, G], a row a prompt, but got {tuple(rewards.shape)}")
+            raise ShapeError(f"{own} takes rewards [P, G], one row per prompt, but got {tuple(rewards.shape)}")
         if rewards.shape[1] < self.smallest_group:
             raise ShapeError(
                 f"{own} compares the completions of a prompt, but got rewards {tuple(rewards.shape)}: "
-                f"{rewards.shape[1]} a prompt; set group_size to {self.smallest_group} or more"
+                f"{rewards.shape[1]} per prompt; set group_size to {self.smallest_group} or more"
             )
         unknown = sorted(set(given) - set(OPTIONAL))
         if unknown:
-            raise ShapeError(f"{own} reads no {', '.join(unknown)}; an advantage of completions may read {', '.join(OPTIONAL)}")
+            raise ShapeError(f"{own} cannot read {', '.join(unknown)}; a completion advantage may read {', '.join(OPTIONAL)}")
         missing = sorted(name for name in self.requires if given.get(name) is None)
         if missing:
-            raise ShapeError(f"{own} needs {', '.join(missing)} beside the rewards; pass it by that name")
+            raise ShapeError(f"{own} needs {', '.join(missing)} in addition to the rewards; pass it by that name")
         needed = {name: value.detach() for name, value in given.items() if name in self.requires and value is not None}
         found = self.of_rewards(rewards.detach(), **needed)
         return require_shape(found, rewards.shape, by=own, of="an advantage for each reward")

@@ -71,7 +71,7 @@ class TokenAdvantage(Ranged, ABC):
     def __call__(self, token_rewards: Tensor, completion_mask: Tensor, *, values: Tensor | None = None) -> Tensor:
         """Advantages [B, T], detached, 0 outside of the mask."""
         if "values" in self.requires and values is None:
-            raise ShapeError(f"{type(self).__name__} needs values [B, T] of a value head; an algorithm says so with Need.VALUES")
+            raise ShapeError(f"{type(self).__name__} needs values [B, T] of a value head; an algorithm declares Need.VALUES")
         for name, tensor in (("token_rewards", token_rewards), ("values", values)):
             if tensor is not None and tensor.shape != completion_mask.shape:
                 raise ShapeError(f"{name} is {tuple(tensor.shape)}, but completion_mask {tuple(completion_mask.shape)}")

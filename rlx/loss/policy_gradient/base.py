@@ -67,7 +67,7 @@ class RolloutLogprobs:
         shape = completion_mask.shape
         unknown = sorted(set(required) - set(OPTIONAL))
         if unknown:
-            raise ShapeError(f"a policy-gradient loss reads no {', '.join(unknown)}; it may read {', '.join(OPTIONAL)}")
+            raise ShapeError(f"a policy-gradient loss cannot read {', '.join(unknown)}; it may read {', '.join(OPTIONAL)}")
         if completion_mask.dtype != torch.bool:
             raise ShapeError(f"completion_mask has dtype {completion_mask.dtype}; make it bool")
         if advantages.shape == shape[:-1]:
@@ -198,7 +198,7 @@ class PolicyGradientLoss(Loss):
         for name, modifier in modifiers.items():
             if not isinstance(modifier, PolicyGradientModifier):
                 raise ConfigError(
-                    f"modifiers.{name} of {own} is {modifier!r}, no modifier of policy gradients; "
+                    f"modifiers.{name} of {own} is {modifier!r}, not a policy-gradient modifier; "
                     "give it a _target_ from rlx.loss.policy_gradient.modifier"
                 )
         exact = self.kl_estimator == "exact"

@@ -168,11 +168,11 @@ class LauncherRunner:
         """
         running = self.tracker.left_running(waiting)
         if running:
-            self.view.note(f"waiting for {quantity(len(running), 'job')} of an earlier start, which still run")
+            self.view.note(f"waiting for {quantity(len(running), 'job')} of an earlier start that are still running")
         left = [job for job in waiting if job not in running]
         for attempt in range(self.settings.retries + 1):
             if attempt:
-                self.view.note(f"{quantity(len(left), 'failed job')} tried again ({attempt} of {self.settings.retries})")
+                self.view.note(f"{quantity(len(left), 'failed job')} retried ({attempt} of {self.settings.retries})")
             self._launch_all(left, running, halts=self.settings.on_failure == "stop" and attempt == self.settings.retries)
             running, left = [], [job for job in (*running, *left) if job.state == FAILED]
             self.state.write(force=True)
@@ -191,7 +191,7 @@ class LauncherRunner:
             if is_over:
                 return
             self.view.note(
-                f"the launcher broke ({problem}); {quantity(len(left), 'job')} that it had not begun are launched again"
+                f"the launcher failed ({problem}); {quantity(len(left), 'job')} that it had not begun are launched again"
             )
             for job in left:
                 job.attempts -= 1
@@ -259,8 +259,8 @@ class LauncherRunner:
                 return
 
     def _stop(self, jobs: Sequence[JobState]) -> None:
-        """Ask every job of the sweep to end with a checkpoint, and wait for it; Ctrl-C once more ends them at once."""
-        self.view.note("stopping: the jobs write their checkpoints; Ctrl-C once more ends them at once")
+        """Ask every job of the sweep to end with a checkpoint, and wait for it; press Ctrl-C again to end them at once."""
+        self.view.note("stopping: the jobs write their checkpoints; press Ctrl-C again to end them at once")
         self.files.raise_flag(STOP)
         with contextlib.suppress(KeyboardInterrupt):
             slurm.cancel(self.state.directory)

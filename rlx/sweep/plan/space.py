@@ -109,7 +109,7 @@ def _zip(axes: dict[str, SweepAxis], zipped: Sequence[str]) -> Iterator[SweepAxi
     for key in zipped:
         if key not in axes:
             hint = did_you_mean(nearest(key, axes)) or f"; the keys with several values are {', '.join(axes) or 'none'}"
-            raise ConfigError(f"sweep.zip names {key}, which has not several values on this command line{hint}")
+            raise ConfigError(f"sweep.zip names {key}, which does not have several values on this command line{hint}")
         if not axes[key].points:
             raise ConfigError(f"sweep.zip: {key} is an interval; paired values are listed")
     lengths = {key: len(axes[key].points) for key in zipped}

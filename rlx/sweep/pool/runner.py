@@ -159,7 +159,7 @@ class Runner:
             mark_failed(self.state.directory / job.name, reason)
             self._failures[job.name] = failures = self._failures.get(job.name, 0) + 1
             if failures <= self.settings.retries and self.stop_signal is None:
-                self.view.note(f"{job.name} failed ({reason}); it is tried again ({failures} of {self.settings.retries})")
+                self.view.note(f"{job.name} failed ({reason}); it is retried ({failures} of {self.settings.retries})")
                 job.state = WAITING
                 self._next_jobs.append(job)
                 return
@@ -167,7 +167,7 @@ class Runner:
             self.work.ended(job, figures)
         if state == FAILED and self.settings.on_failure == "stop" and not self.halted:
             self.halted = True
-            self.view.note("sweep.on_failure=stop: no further job is begun; those that run go on to their end")
+            self.view.note("sweep.on_failure=stop: no more jobs are started; running jobs continue")
         self.state.write()
         self.view.ended(job)
 
@@ -176,7 +176,7 @@ class Runner:
         now = time.monotonic()
         if self.stop_signal is not None and not self._stop_announced:
             self._stop_announced = True
-            self.view.note("stopping: the jobs write their checkpoints; Ctrl-C once more ends them at once")
+            self.view.note("stopping: the jobs write their checkpoints; press Ctrl-C again to end them at once")
         for worker in self.pool.busy:
             limit = self.settings.timeout
             if self.stop_signal is not None:

@@ -297,10 +297,10 @@ def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: M
         seeds = _listed(best["confirmed_seeds"])
         lines.append(
             f"  {name} {significant(best['confirmed_score'])} on fresh seeds {seeds}: "
-            "the first is the best of many, believe this one"
+            "trust this one, because the first is the best of many"
         )
     elif search.settings.confirm == 0 and len(search.trials) > 1:
-        lines.append("  the best of many is flattered by luck; sweep.confirm=5 runs it again on fresh seeds")
+        lines.append("  the best of many is biased upwards; sweep.confirm=5 runs it again on new seeds")
     for one in best.get("front", ()):
         values = "  ".join(f"{name} {significant(value)}" for name, value in zip(search.study.signs, one["values"], strict=True))
         lines.append(f"  front: trial {one['trial']}  {values}  {' '.join(map(short_setting, one['differs']))}")

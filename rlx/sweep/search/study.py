@@ -36,7 +36,7 @@ def import_optuna() -> Any:
 def signs_of(objectives: Sequence[str]) -> dict[str, int]:
     """Metric -> 1 where the largest value is sought, -1 where the smallest is."""
     if not objectives:
-        raise ConfigError("sweep.objectives is empty; name what is sought: sweep.objectives=[eval/score]")
+        raise ConfigError("sweep.objectives is empty; name what to maximise: sweep.objectives=[eval/score]")
     return {name.lstrip("+-"): -1 if name.startswith("-") else 1 for name in objectives}
 
 
@@ -69,7 +69,7 @@ class Study:
                 "pruners compare one figure; with several sweep.objectives use sweep.pruner=none sweep.seed_pruner=none"
             )
         if len(directions) > 1 and self.settings.sampler == "cmaes":
-            raise ConfigError("sweep.sampler=cmaes seeks one objective; for several use nsga2, tpe, gp, qmc or random")
+            raise ConfigError("sweep.sampler=cmaes optimises one objective; for several use nsga2, tpe, gp, qmc or random")
         file = str(self.directory / JOURNAL)
         sampler = make_sampler(self.settings, seed=self.settings.sampler_seed)
         pruner = make_pruner(self.settings.pruner, startup=self.settings.startup_trials)

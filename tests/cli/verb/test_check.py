@@ -149,7 +149,7 @@ def test_a_doctor_that_a_signal_ends_says_so(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "end_to_end", stopped)
     assert main(["check"]) == ExitCode.STOPPED
     said = capsys.readouterr()
-    assert said.err == "rlx: the examination was stopped by SIGTERM; run it again\n"
+    assert said.err == "rlx: the check was stopped by SIGTERM; run it again\n"
     assert "fix" not in said.out
 
 

@@ -89,7 +89,7 @@ def test_a_run_that_failed(training):
         (["+loss.modifiers.x._target_=os.system"], "loss.modifiers.x._target_ names os.system, which a config may not call"),
         (["policy.max_length={_target_:os.system,command:x}"], "policy.max_length._target_ names os.system"),
         (["task=preference_file"], "task.path has no value"),
-        (["~loss"], "reads a loss and none is chosen"),
+        (["~loss"], "reads a loss, but none is chosen"),
     ],
 )
 def test_what_only_the_classes_know_is_refused_before_anything_is_loaded(training, argv, message):

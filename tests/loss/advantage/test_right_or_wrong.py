@@ -68,7 +68,7 @@ def test_gdpo_is_blind_to_the_scale_of_a_reward_and_asks_for_the_parts():
     torch.testing.assert_close(*found)
     alone = group_standardized(epsilon=1e-12)(REWARDS)
     torch.testing.assert_close(found[0], alone / alone.std(), rtol=1e-6, atol=1e-9)
-    with pytest.raises(ShapeError, match="gdpo needs reward_parts, reward_weights beside the rewards"):
+    with pytest.raises(ShapeError, match="gdpo needs reward_parts, reward_weights in addition to the rewards"):
         gdpo()(REWARDS)
 
 
@@ -84,5 +84,5 @@ def test_right_and_wrong_completions():
 
 
 def test_an_input_that_no_advantage_reads_is_refused():
-    with pytest.raises(ShapeError, match="reads no lenghts; an advantage of completions may read lengths"):
+    with pytest.raises(ShapeError, match="cannot read lenghts; a completion advantage may read lengths"):
         raft()(REWARDS, lenghts=None)

@@ -32,5 +32,5 @@ def test_means_over_tokens_stand_at_each_token():
 
 
 def test_what_no_loss_reads_is_refused():
-    with pytest.raises(ShapeError, match="reads no values; it may read entropy"):
+    with pytest.raises(ShapeError, match="cannot read values; it may read entropy"):
         RolloutLogprobs.of(*GIVEN, values=G["token_logprobs"])
