@@ -1,4 +1,4 @@
-"""What went wrong with a command line, in one short message with the nearest right name."""
+"""Turns an error of a command line into one short message, with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from rlx.sweep.plan.settings import pop_settings
 
 _MOST_NAMED = 10  # options that have a key
 
-# A key that the config does not have: what it was meant to be, which option has it, or how it is added.
+# Messages for unknown keys: what was probably meant, which option has the key, or how to add it.
 
 
 def wrong_key(key: str, line: CommandLine) -> ConfigError:
-    """A key that the config does not have: which option has it, or what it was meant to be."""
+    """The error for an unknown key: which option has it, or what was probably meant."""
     bare, _, package = key.lstrip("+~").partition("@")
     raw, choices = _near(line)
     if package:
@@ -60,7 +60,7 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return ConfigError(f"{bare} is not a key of {owner}; it has {' and '.join(within)}")
     if leaf in paths and not choices.get(group):  # max_new_tokens of rlx sample, which is a rollout's in rlx train
         return ConfigError(f"{bare} is not a key of {owner}; did you mean {leaf}?")
-    if having and group == "logger":  # several are chosen at once, each with a node of its own
+    if having and group == "logger":  # several are chosen at once, each with its own node
         return ConfigError(f"{bare} is not a key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:
         return ConfigError(f"{bare} is not a key of {owner}; {_any_of(group, having)}")
@@ -96,7 +96,7 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
 
 
 def _key_of_a_run(key: str, line: CommandLine) -> ConfigError:
-    """A key of a run's config, given to a verb that has no such key."""
+    """The error for a key of a run's config that was given to a verb without that key."""
     said = f"{key.lstrip('+~')} is a key of rlx train, not of rlx {line.verb}"
     asked = next((override for override in line.overrides if override.startswith(f"{key}=")), "")
     if line.verb in ("compare", "runs") and asked:
@@ -105,7 +105,7 @@ def _key_of_a_run(key: str, line: CommandLine) -> ConfigError:
 
 
 def loss_of_no_run(text: str, line: CommandLine) -> ConfigError:
-    """A loss chosen for the run of a mixture, whose terms have their own; or a YAML of a mixture that does not say so."""
+    """The error for a loss of the run of a mixture, whose terms have their own, or for a mixture's YAML that does not say so."""
     raw, _ = _near(line)
     if isinstance(raw, Mapping) and "algorithm" in raw and "appears" in text:
         return unread_loss(raw["algorithm"])
@@ -116,7 +116,7 @@ def loss_of_no_run(text: str, line: CommandLine) -> ConfigError:
 
 
 def _untyped(raw: object, group: str, name: str) -> str:
-    """What to say of an attribute of a class of the user's own that has no annotation, which alone makes a key of it."""
+    """The message for a class attribute of the user's class without an annotation: only annotated fields are keys."""
     node = raw.get(group) if isinstance(raw, Mapping) else None
     if not isinstance(node, Mapping) or str(node.get("_target_", "rlx.")).startswith("rlx."):
         return ""
@@ -133,7 +133,7 @@ def _untyped(raw: object, group: str, name: str) -> str:
 
 
 def _option_of_function(key: str, paths: Sequence[str]) -> str:
-    """A hint at how an argument of a reward that is a function of the user's own is given."""
+    """A hint on how to set an argument of the user's own reward function."""
     function = ".".join([*key.split(".")[:3], "function"])
     if function not in paths:
         return ""
@@ -141,7 +141,7 @@ def _option_of_function(key: str, paths: Sequence[str]) -> str:
 
 
 def _keys_beside(key: str, raw: object) -> str:
-    """The keys of the place that a key was looked for in."""
+    """The keys at the place where a key was looked for."""
     place = key.rpartition(".")[0]
     node = raw
     for part in place.split("."):
@@ -162,7 +162,7 @@ def _options_with(path: str, line: CommandLine) -> str:
 
 
 def composed_line(line: CommandLine) -> Composed:
-    """What a line composes to, without a job of Hydra's around it. Raises ConfigError that says what is wrong with it."""
+    """The config that a command line composes to, without a Hydra job. Raises ConfigError if the line is wrong."""
     own = [quote_override(override) for override in line.overrides if not override.startswith("hydra.searchpath=")]
     try:
         cfg, hydra = _composed(line, own)
@@ -176,7 +176,7 @@ def composed_line(line: CommandLine) -> Composed:
 
 
 def _near(line: CommandLine) -> tuple[object, Mapping[str, object]]:
-    """The unresolved config, and group -> option, of the choices on this command line; the default ones if they are wrong too."""
+    """The unresolved config, and group -> option, of this command line's choices; of the default ones if those are wrong too."""
     known = line.options
     chosen = [override for override in line.overrides if group_of(override, known) and ("," not in override or "=[" in override)]
     without_loss = [override for override in chosen if group_of(override, ["loss"]) is None]
@@ -188,7 +188,7 @@ def _near(line: CommandLine) -> tuple[object, Mapping[str, object]]:
 
 
 def _composed(line: CommandLine, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-    """The verb's config and Hydra's own, of these overrides in the folders that the line names."""
+    """The verb's config and Hydra's own config for these overrides, in the folders that the line names."""
     places = [f"'{place}'" for _, place in line.searched]
     search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
     cfg = compose(line.verb or "train", [*search, *overrides], with_hydra=True)
@@ -196,7 +196,7 @@ def _composed(line: CommandLine, overrides: Sequence[str]) -> tuple[DictConfig, 
         return cfg, cfg.pop("hydra")
 
 
-# What went wrong with a command line, in one short message with the nearest right name.
+# From an error to one short message, with the nearest valid name.
 
 _COULD_NOT = re.compile(r"Could not (?:override|delete from config\.|delete) '([^']+)'")
 _MERGING = re.compile(r"Error merging override (.+)", re.DOTALL)
@@ -208,7 +208,7 @@ _UNAVAILABLE = re.compile(r"provider=.*?path=(.*?) is not available")
 
 
 def explained(error: BaseException, line: CommandLine) -> RlxError | None:
-    """The error as one of rlx's own, or None if it is not an error of the user's."""
+    """The error as an RlxError, or None if the user did not cause it."""
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, CompositionOfJobError):
@@ -232,7 +232,7 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
     for cause in chain:
         if isinstance(cause, ConfigCompositionException) and str(cause):
             return _composition(cause, chain, line)
-    if isinstance(error, OSError) and error.filename is not None:  # Hydra makes the directory of a run that has one of its own
+    if isinstance(error, OSError) and error.filename is not None:  # Hydra makes the directory of a run with hydra.run.dir
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         said = f"hydra.run.dir: {error.filename} cannot be made: {error.strerror}; choose another place"
         return TrainingError(said) if full else ConfigError(said)
@@ -240,7 +240,7 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
         return _interpolation(unresolved[-1], line)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
-    if isinstance(error, OverflowError):  # OmegaConf makes a float of what is typed for a float
+    if isinstance(error, OverflowError):  # OmegaConf converts the text of a float key to a float
         large = [word.partition("=")[0] for word in line.overrides if re.search(r"=[+-]?\d{300,}$", word)]
         return ConfigError(f"{large[0]}: a whole number of more than 300 digits is not a finite number") if large else None
     if "No completion plugin" in str(error):
@@ -253,7 +253,7 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
 
 
 def _interpolation(error: InterpolationResolutionError, line: CommandLine) -> ConfigError:
-    """An interpolation that leads nowhere, by the override that holds it, else by its key."""
+    """The error for an interpolation without a target; names the override that holds it, else its key."""
     said = interpolation_message(error)
     missing = re.search(r"\$\{\.*([^},]+)", said)
     reads = None if missing is None else re.compile(rf"\$\{{\.*{re.escape(missing[1])}[,}}]")
@@ -262,7 +262,7 @@ def _interpolation(error: InterpolationResolutionError, line: CommandLine) -> Co
 
 
 def _of_hydras_keys(chain: Sequence[BaseException], line: CommandLine) -> ConfigError | None:
-    """Hydra did what its own keys say (logging, callbacks, variables of the environment), and that raised whatever it raises."""
+    """The error that one of Hydra's own keys caused (logging, callbacks, environment variables)."""
     own = [override for override in line.overrides if re.match(r"[+~]*hydra[./]", override)]
     if not (own or line.searched) or not _passed_hydra(chain[0]):
         return None
@@ -277,14 +277,14 @@ def _raised_by_hydra(error: BaseException) -> bool:
 
 
 def _passed_hydra(error: BaseException) -> bool:
-    """Whether Hydra called what raised, and nothing of rlx's in between."""
+    """Whether Hydra called the code that raised, without code of rlx in between."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     last_own = max((place for place, file in enumerate(files) if file.startswith(_RLX)), default=-1)
     return any("/hydra/" in file.replace("\\", "/") for file in files[last_own + 1 :])
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -334,7 +334,7 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
         return ConfigError(f"{found[1]}: there is no group {found[2]}{did_you_mean(nearest(found[2], line.options))}")
     if "An item is already at" in text:
         return ConfigError(f"{text.split(chr(39))[1]} is already a key; leave out the +")
-    if "loss appears more than once" in text or "Multiple values for loss." in text:  # several terms bring one for the run
+    if "loss appears more than once" in text or "Multiple values for loss." in text:  # several terms bring a loss for the run
         return loss_of_no_run(text, line)
     types = next((cause for cause in chain if isinstance(cause, ValidationError)), None)
     merging, could_not = _MERGING.search(text), _COULD_NOT.search(text)
@@ -354,7 +354,7 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
 
 
 def _in_file(text: str, error: OmegaConfBaseException, line: CommandLine) -> ConfigError:
-    """A key or value of a YAML file that the schema refuses."""
+    """The error for a key or value of a YAML file that the schema refuses."""
     found = re.search(r"In '([^']+)'", text)
     file = f"{found[1]}.yaml: " if found else ""
     if isinstance(error, ValidationError):

@@ -14,12 +14,12 @@ import rlx
 from rlx.cli.line import verbs
 from rlx.config.compose import CommandLine, option_node
 
-# What an algorithm's class says of itself, read from its source: help needs it, and must not import torch for it.
+# The summary of an algorithm's class is read from its source, because help must not import torch.
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The kind of an algorithm, what it needs of the task and the run, and in one line what it is."""
+    """The kind of an algorithm, what it needs from the task and the run, and a one-line description."""
 
     kind: str = ""
     needs: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Summary:
 
 
 def summary_of(option: str, folders: Iterable[Path]) -> Summary:
-    """The summary of the class that an option of the group algorithm targets; empty for a class that is not of rlx."""
+    """The summary of the class that an option of the group algorithm targets; empty for a class outside rlx."""
     places = list(folders)
     target = str(option_node("algorithm", option, places).get("_target_"))
     module, _, name = target.rpartition(".")
@@ -41,14 +41,14 @@ def summary_of(option: str, folders: Iterable[Path]) -> Summary:
 
 
 def comment_of(option: str, folders: Iterable[Path]) -> str:
-    """The comment that an option's file begins with, if any: an option that builds on another says there what it is."""
+    """The comment at the top of an option's file, if any; an option that builds on another one is described there."""
     files = (folder / "algorithm" / f"{option}.yaml" for folder in folders)
     first = next((file.read_text(encoding="utf-8").partition("\n")[0] for file in files if file.is_file()), "")
     return "" if not first.startswith("# ") or first.startswith("# @") else first.removeprefix("# ")
 
 
 def _tree(module: str) -> ast.Module | None:
-    """The syntax of one of rlx's modules."""
+    """The syntax tree of one of rlx's modules."""
     parts = module.split(".")
     base = Path(rlx.__file__).parent.joinpath(*parts[1:])
     files = (base.with_suffix(".py"), base / "__init__.py")
@@ -78,7 +78,7 @@ def _declared(found: ast.ClassDef, name: str, module: str) -> str | None:
 
 
 def _imported_from(module: str, name: str) -> str:
-    """The module that a name of `module` was imported from; itself if it was not."""
+    """The module that a name in `module` was imported from; `module` itself if it was not imported."""
     tree = _tree(module)
     for node in tree.body if tree else ():
         if isinstance(node, ast.ImportFrom) and node.module and any((alias.asname or alias.name) == name for alias in node.names):
@@ -127,7 +127,7 @@ def overview(line: CommandLine | None = None) -> str:
 
 
 def node_comments(file: Path) -> str:
-    """The text of a YAML file below its defaults list: keys, values and the comment on each."""
+    """The text of a YAML file after its defaults list: keys, values and their comments."""
     lines = file.read_text(encoding="utf-8").splitlines()
     keep, in_defaults = [], False
     for line in lines:
@@ -141,7 +141,7 @@ def node_comments(file: Path) -> str:
 
 
 def verb_help(verb: str, line: CommandLine | None = None) -> str:
-    """The text of `rlx VERB --help`: what it does and every key with its comment."""
+    """The text of `rlx VERB --help`: what the verb does, and every key with its comment."""
     keys = textwrap.indent(node_comments(verbs()[verb].yaml), "  ")
     title = f"rlx {verb}: {verbs()[verb].summary}"
     return "\n".join(
@@ -150,7 +150,7 @@ def verb_help(verb: str, line: CommandLine | None = None) -> str:
 
 
 def _algorithms(line: CommandLine) -> str:
-    """Each algorithm with its kind, what it needs and what it is."""
+    """Each algorithm with its kind, its needs and its description."""
     folders, options = line.folders, line.options.get("algorithm", [])
     width = max(map(len, options), default=0)
     lines = ["algorithms"]
@@ -164,7 +164,7 @@ def _algorithms(line: CommandLine) -> str:
 
 
 def _groups(found: Mapping[str, Sequence[str]]) -> str:
-    """Group and options, wrapped to the width of the terminal."""
+    """Each group with its options, wrapped to the width of the terminal."""
     columns = max(60, shutil.get_terminal_size((100, 24)).columns)
     width = max(map(len, found))
     lines = ["groups (choose: group=option, set: group.key=value)"]

@@ -1,4 +1,4 @@
-"""The words of a command line: flags and their values, the verb, the runs or files after it, the overrides."""
+"""Parses a command line: flags and their values, the verb, the runs or files after it, the overrides."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: a module with `run(composed) -> exit code`, and its YAML. Both lie in rlx, or in an installed plugin.
+    """One verb: a module with `run(composed) -> exit code`, and its YAML file, in rlx or in an installed plugin.
 
-    The module may also say SCHEMA, the types of its config, which is then checked before it runs; WORDS, the key that bare words
-    are for; NO_SWEEP, why -m is refused; `prepare(line)`, before Hydra composes; `narrow(composed)`, before the check.
+    The module may also define SCHEMA, the types of its config, which is checked before it runs; WORDS, the key that receives bare
+    words; NO_SWEEP, the advice shown when -m is refused; `prepare(line)`, called before Hydra composes; and `narrow(composed)`,
+    called before the check.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Verb:
     yaml: Path
 
     def load(self) -> ModuleType:
-        """The module; its schema is known to Hydra afterwards."""
+        """Import the module, and register its schema with Hydra."""
         module = importlib.import_module(self.module)
         if hasattr(module, "SCHEMA"):
             ConfigStore.instance().store(name=f"{self.name}_config", node=module.SCHEMA, provider="rlx")
@@ -65,7 +66,7 @@ class Verb:
 
 
 def verbs() -> dict[str, Verb]:
-    """Every verb by its name: a file in rlx/cli/verb, or in a plugin's folder `verb`, that has a YAML. Imports none of them."""
+    """Every verb by its name: a file with a YAML in rlx/cli/verb, or in a plugin's folder `verb`. Imports none of them."""
     found: dict[str, Verb] = {}
     places = [("rlx.cli.verb", Path(__file__).parent / "verb", conf_dir())]
     for package in plugin_packages():
@@ -88,12 +89,12 @@ def _summary(file: Path, _changed: int) -> str:
 
 
 def is_override(argument: str) -> bool:
-    """Whether Hydra reads it as an override: key=value, +key=value, ~key."""
+    """Whether Hydra reads the word as an override: key=value, +key=value, ~key."""
     return "=" in argument or argument[:1] in ("~", "+")
 
 
 def parse_arguments(argv: Sequence[str]) -> CommandLine:
-    """The parts of a command line; the first bare word is the verb, wherever it stands."""
+    """The parts of a command line; the first bare word is the verb, wherever it is."""
     for argument in argv:
         _require_text(argument)
     line = CommandLine(argv=list(argv))
@@ -120,7 +121,7 @@ def parse_arguments(argv: Sequence[str]) -> CommandLine:
 
 
 def _require_text(argument: str) -> None:
-    """Refuse an argument that no file name and no YAML can hold."""
+    """Refuse an argument that cannot be part of a file name or a YAML file."""
     if "\0" in argument or any("\ud800" <= mark <= "\udfff" for mark in argument):
         raise ConfigError(f"{argument!a} holds bytes that are not UTF-8 text; write it as text")
     if len(argument) > _LONGEST:
@@ -148,7 +149,7 @@ def _take_flag(line: CommandLine, argument: str, rest: list[str]) -> None:
 
 
 def _meant_by_flag(name: str, equals: str, value: str, rest: list[str]) -> str:
-    """The nearest option, or the override that was written as one: --num_steps 3, --num-steps=3."""
+    """A hint for an unknown flag: the nearest flag, or the override that was written as a flag (--num_steps 3, --num-steps=3)."""
     options = [option for option in (*_ALONE, *_TAKES_VALUE, "--info") if option != name]
     if name in _ALONE:
         return f" with a value; write {name} alone"
@@ -180,7 +181,7 @@ def _take_value(line: CommandLine, name: str, value: str) -> None:
 
 
 def as_override(word: str, after: Sequence[str] = ()) -> str | None:
-    """A bare word as the override that was probably meant: an option of a group, or a key before its value; else None."""
+    """The override that a bare word probably means (an option of a group, or a key before its value), or None."""
     if f"--{word}" in _ALONE:
         return f"--{word}"
     keys = read_yaml(conf_dir() / "train.yaml")
@@ -208,11 +209,11 @@ def _verb(word: str) -> str:
     raise ConfigError(f"{word} is not a verb of rlx{hint}")
 
 
-# Shell completion: Hydra's own, with the verb cut out of the line that it is asked about.
+# Shell completion is Hydra's own, after the verb is removed from the line.
 
 
 def cut_verb(environment: MutableMapping[str, str]) -> tuple[str | None, list[str]]:
-    """Take the verb out of COMP_LINE and shift COMP_POINT.
+    """Remove the verb from COMP_LINE and shift COMP_POINT.
 
     Returns the verb, and the verbs that could complete the word at the cursor.
     """
@@ -243,7 +244,7 @@ def is_query(overrides: list[str]) -> bool:
     return any(override.startswith("query=") for override in overrides) and "COMP_LINE" in os.environ
 
 
-# Quotes for Hydra what people type unquoted: its grammar refuses `prompt=12+34=`, `where=score<0.5`, a path with a space.
+# Quoting: Hydra's grammar refuses `prompt=12+34=`, `where=score<0.5` and a path with a space unless they are quoted.
 
 _TEXT_KEYS = {"prompt", "where", "fail_if", "out", "resume", "rerun"}
 _PATH_ENDINGS = ("path", "_dir", ".dir", "_file")
@@ -256,13 +257,13 @@ _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
 
 
 def is_text_key(key: str) -> bool:
-    """Whether what follows this key is text or a path, never a number, a list or an expression of Hydra's."""
+    """Whether the value of this key is text or a path, never a number, a list or a Hydra expression."""
     leaf = key.lstrip("+").rpartition(".")[2]
     return leaf in _TEXT_KEYS or key.endswith(_PATH_ENDINGS)
 
 
 def quote_override(override: str, *, multirun: bool = False) -> str:
-    """The same override, its value in quotes where the key takes text or a path. With -m, commas separate values."""
+    """The same override, with its value in quotes if the key takes text or a path. With -m, commas separate values."""
     key, equals, value = override.partition("=")
     if not equals or not is_text_key(key) or key == "hydra.searchpath" or _stands_for_itself(value):
         return override
@@ -276,7 +277,7 @@ def quote_override(override: str, *, multirun: bool = False) -> str:
 
 
 def _swept_values(value: str) -> list[str]:
-    """The values that commas separate, as Hydra reads them: a comma within a quoted value is a part of it."""
+    """The comma-separated values, as Hydra splits them: a comma within a quoted value belongs to it."""
     values, end = [], -1
     while end < len(value):
         found = _QUOTED.match(value, end + 1)
@@ -291,13 +292,13 @@ def _is_quoted(value: str) -> bool:
 
 
 def _stands_for_itself(value: str) -> bool:
-    """Empty, null, a list or in quotes already."""
+    """Whether the value needs no quotes: empty, null, a list, or already quoted."""
     is_list = value.startswith("[") and value.endswith("]") and not _holds_messages(value)
     return value in ("", "null") or _is_quoted(value) or is_list
 
 
 def _holds_messages(value: str) -> bool:
-    """JSON of chat messages, which Hydra's own lists and mappings cannot hold."""
+    """Whether the value is JSON with chat messages, which Hydra's lists and mappings cannot express."""
     if not value.startswith(("[{", "[[{")):
         return False
     try:
@@ -308,7 +309,7 @@ def _holds_messages(value: str) -> bool:
 
 
 def is_plain(value: str) -> bool:
-    """Whether Hydra reads the value as this very text without quotes: a usual path or word, no number and no null."""
+    """Whether Hydra reads the unquoted value as this text: an ordinary path or word, not a number or null."""
     if not _PLAIN.fullmatch(value) or value.lower() in ("true", "false", "null", "nan", "inf"):
         return False
     try:
@@ -319,7 +320,7 @@ def is_plain(value: str) -> bool:
 
 
 def quoted(value: str, *, is_path: bool = False) -> str:
-    """A value as a string of Hydra's grammar, in quotes where it needs them.
+    """A value as a string in Hydra's grammar, quoted if necessary.
 
     In a path ~ is the home directory and ${...} stays an interpolation.
     """
@@ -334,11 +335,11 @@ def quoted(value: str, *, is_path: bool = False) -> str:
     return f"'{value}'"
 
 
-# What Hydra gets of a command line.
+# What is passed on to Hydra.
 
 
 def hydra_overrides(line: CommandLine, verb: Verb, words_key: str | None) -> list[str]:
-    """The overrides in Hydra's grammar, and the bare words as the value of the verb's key for them."""
+    """The overrides in Hydra's grammar, with the bare words as the value of the verb's key WORDS."""
     line.overrides = [opened(override) for override in line.overrides]
     line.recorded = frozenset(map(opened, line.recorded))
     quoted_overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
@@ -346,7 +347,7 @@ def hydra_overrides(line: CommandLine, verb: Verb, words_key: str | None) -> lis
 
 
 def _as_choice(word: str, verb: Verb) -> str:
-    """`my_lab.MyAlgorithm` as the choice of an algorithm, `my_lab.my_loss` as that of a loss, where a file here has its name."""
+    """`my_lab.MyAlgorithm` as the choice of an algorithm, `my_lab.my_loss` as that of a loss, if such a file exists here."""
     module, _, name = word.partition(".")
     if not name.isidentifier() or not Path(f"{module}.py").is_file() or verb.name not in ("train", "check"):
         return ""
@@ -354,7 +355,7 @@ def _as_choice(word: str, verb: Verb) -> str:
 
 
 def words_override(verb: Verb, key: str | None, words: Sequence[str]) -> list[str]:
-    """The bare words after the verb as a value of `key`, which the verb's module calls WORDS."""
+    """The bare words after the verb as the value of `key`, the verb's WORDS."""
     if not words:
         return []
     if key is None:

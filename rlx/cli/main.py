@@ -1,4 +1,4 @@
-"""The command `rlx`: finds the verb, composes its config through Hydra, and runs it. The exit codes are made here."""
+"""The command `rlx`: finds the verb, composes its config with Hydra, runs the verb and decides the exit code."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from rlx.interrupt import early_end
 if TYPE_CHECKING:
     from rlx.config.compose import CommandLine, Composed
 
-# What Hydra changes of the process, for as long as it runs.
+# The process state that Hydra changes while it runs.
 
 
 @contextmanager
 def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, prints errors itself unless told not to, and only warns about a missing folder.
+    """Set up the process for Hydra, and restore it: Hydra reads sys.argv, prints errors, and only warns about a missing folder.
 
-    For --info it logs to the standard output of the moment, and would go on with it in a notebook. What it shows of a config is
-    what a run of it gets.
+    For --info, Hydra logs to the current standard output and would keep it in a notebook. The config that it shows is the one
+    that a run gets.
     """
     from hydra._internal.hydra import Hydra
 
@@ -73,21 +73,21 @@ _SHOWS = {"--help", "-h", "--version", "--cfg", "-c", "--info"}  # flags that pr
 
 
 class SweepError(RlxError):
-    """A sweep with failed jobs, as one of its workers reports it."""
+    """A sweep has failed jobs; a launcher's worker reports them with this error."""
 
     exit_code = ExitCode.SWEEP_FAILED
 
 
 class StopSweep(BaseException):
-    """Ends a sweep between two jobs, past every `except Exception` on the way."""
+    """Ends a sweep between two jobs; a BaseException, so that no `except Exception` stops it."""
 
 
 class UnexpectedError(Exception):
-    """An error that is nobody's input: a bug, shown with its traceback."""
+    """An error that no input explains: a bug, shown with its traceback."""
 
 
 def command_line() -> None:
-    """What the console script and `python -m rlx` call."""
+    """The entry point of the console script and of `python -m rlx`."""
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # a second Ctrl-C, while the first was seen to
@@ -96,15 +96,15 @@ def command_line() -> None:
         from rlx.parallel.ranks import end_process
 
         end_process(code)
-    gc.freeze()  # the interpreter's last collection would go through all of torch, for a second
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is written: one more ends the process without a traceback
-    for number in set(STOP_SIGNALS) - {signal.SIGINT}:  # and a stop that comes now leaves what has ended its exit code
+    gc.freeze()  # the interpreter's last garbage collection would spend a second on torch's objects
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # everything is written: another Ctrl-C ends the process without a traceback
+    for number in set(STOP_SIGNALS) - {signal.SIGINT}:  # a stop that arrives now does not change the exit code
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command line, say on stderr what went wrong, and return the exit code."""
+    """Run one command line, print an error on stderr, and return the exit code."""
     code, message = invoke(argv)
     sys.stdout.flush()
     if message:
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def invoke(argv: Sequence[str]) -> tuple[int, str]:
-    """Run one command line; returns the exit code and the message for stderr, empty if all went well."""
+    """Run one command line; returns the exit code and the message for stderr, which is empty on success."""
     from rlx.config.compose import CommandLine
 
     line = CommandLine()
@@ -123,17 +123,17 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
         missing = lost_output()
         if missing:
             trains = (line.verb or "train") == "train" and not _SHOWS & set(line.flags)
-            failed = 0 if trains else ExitCode.FAILED  # what a training is worth is its record
+            failed = 0 if trains else ExitCode.FAILED  # the result of a training run is its record
             code, message = code or failed, f"rlx: {missing}"
     except BaseException as error:
         code, message = _said(error, line)
     ended = early_end() if message and code else ""
-    # A library that cleans up after a Ctrl-C can fail over what it left half done, and raise that in the interrupt's place.
+    # A library that cleans up after a Ctrl-C can fail and raise its own error instead of the interrupt.
     return (ExitCode.INTERRUPTED, ended) if ended else (code, message)
 
 
 def _said(error: BaseException, line: CommandLine) -> tuple[int, str]:
-    """The exit code and the message of what a command line raised."""
+    """The exit code and the message for an exception that a command line raised."""
     match error:
         case UnexpectedError():
             return ExitCode.FAILED, unexpected(error.__cause__)
@@ -157,7 +157,7 @@ def _said(error: BaseException, line: CommandLine) -> tuple[int, str]:
 
 
 def dispatch(line: CommandLine) -> int:
-    """Help and version at once; a sweep that goes on by the command it was begun with; everything else as it was typed."""
+    """Show help or version, resume a sweep with the command it was begun with, or run the command as typed."""
     from rlx.cli.line import cut_verb, is_query
 
     if "--version" in line.flags:
@@ -182,7 +182,7 @@ def dispatch(line: CommandLine) -> int:
 
 
 def resume_sweep(line: CommandLine, directory: Path) -> int:
-    """The sweep of a directory goes on: its own command, which names nothing that the user did not name."""
+    """Resume the sweep in a directory: run its recorded command, which may name only code that the user named."""
     from rlx.config.sources import serving_only, use_working_directory
     from rlx.sweep.kept import kept_before, served
     from rlx.sweep.resume import resumed_command
@@ -197,9 +197,9 @@ def resume_sweep(line: CommandLine, directory: Path) -> int:
 
 
 def run_composed(line: CommandLine, directory: Path | None = None) -> int:
-    """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once per job.
+    """Compose the verb's config with Hydra and run the verb on it: once, or with -m once per job.
 
-    directory: of the sweep that goes on, None for another.
+    directory: of a sweep that is resumed; None otherwise.
     """
     import hydra
 
@@ -224,11 +224,11 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
     def job(cfg: Any) -> int:
         try:
             code = run_job(module, cfg, line)
-        except Exception as error:  # raised again outside of Hydra, which would print a message of its own
+        except Exception as error:  # raised again outside Hydra, which would print its own message
             errors.append(error)
             code = 1
         codes.append(code)
-        if code and os.getpid() != process:  # in a launcher's worker, whose lists nobody reads
+        if code and os.getpid() != process:  # in a launcher's worker, where nobody reads these lists
             raise SweepError("jobs failed, see above; rlx runs lists them")
         return code
 
@@ -252,7 +252,7 @@ def install_sweeper(line: CommandLine, directory: Path | None) -> None:
 
 
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
-    """The verb on one composed config. In a sweep a failed job says so and lets the others run."""
+    """Run the verb on one composed config. In a sweep, a failed job is reported and the others still run."""
     from hydra.core.hydra_config import HydraConfig
 
     from rlx.sweep.plan.settings import pop_settings
@@ -271,13 +271,13 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     except UnexpectedError as error:
         print(unexpected(error.__cause__), file=sys.stderr)
         return 1
-    if code in STOP_SIGNALS.values():  # a sweep does not go on to its next job
+    if code in STOP_SIGNALS.values():  # a sweep does not start its next job
         raise StopSweep(code)
     return code
 
 
 def run_verb(module: ModuleType, composed: Composed) -> int:
-    """Check the config and run the verb on it; an error that is not one of rlx's own is a bug, whatever its class."""
+    """Check the config and run the verb on it. An error that is not an RlxError is a bug, whatever its class."""
     try:
         if hasattr(module, "narrow"):
             composed = module.narrow(composed)
@@ -294,7 +294,7 @@ def run_verb(module: ModuleType, composed: Composed) -> int:
 
 
 def unexpected(error: BaseException | None) -> str:
-    """The traceback of an error that is not one of rlx's own; where it is in the user's code, only from there on."""
+    """The traceback of an error that is not an RlxError; if it is in the user's code, only from there on."""
     assert error is not None
     first = next(users_frames(error), None)
     shown = "".join(traceback.format_exception(type(error), error, first or error.__traceback__)).rstrip()

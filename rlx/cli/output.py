@@ -1,7 +1,7 @@
-"""Standard output and error that cannot fail a command: closed, on a full disk, or a pipe whose reader is gone.
+"""Makes standard output and error unable to fail a command: closed, on a full disk, or a pipe without a reader.
 
-A command goes on and ends with its own exit code and a whole record; what cannot be written is dropped. That a reader ended
-early (`rlx runs | head`) is not worth a word; that a file could not take the output is said on stderr.
+A command continues and ends with its own exit code and a complete record; output that cannot be written is dropped. Nothing is
+reported if a reader stops early (`rlx runs | head`); if a file cannot take the output, stderr says so.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import select
 import sys
 from typing import TextIO
 
-_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # a reader that ended; a terminal that hung up
+_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # the reader ended, or the terminal hung up
 
 
 class _Descriptor(io.FileIO):
-    """A file descriptor whose write never raises. error: the first error of a write that lost something wanted."""
+    """A file descriptor whose write never raises. error: the first error that lost output somebody wanted."""
 
     error: OSError | None = None
 
@@ -37,7 +37,7 @@ class _Descriptor(io.FileIO):
 def install() -> None:
     """Replace sys.stdout and sys.stderr by streams whose writes never raise, for the whole process.
 
-    A closed descriptor is opened on the null device first: the next file that is opened would take its number and its prints.
+    A closed descriptor is first opened on the null device; otherwise the next opened file would take its number and its output.
     """
     for number in (0, 1, 2):
         try:
@@ -51,7 +51,7 @@ def install() -> None:
 
 
 def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
-    """A stream like the one before; None stands for one that was closed."""
+    """A stream with the settings of the given one; None stands for a stream that was closed."""
     like = before if isinstance(before, io.TextIOWrapper) else None
     return io.TextIOWrapper(
         io.BufferedWriter(_Descriptor(number, "w", closefd=False)),
@@ -63,7 +63,7 @@ def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
 
 
 def lost_output() -> str | None:
-    """Why standard output is incomplete; None if all was written, or nobody reads it any more."""
+    """Why standard output is incomplete; None if everything was written or nobody reads it any more."""
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if not isinstance(raw, _Descriptor) or raw.error is None:

@@ -1,4 +1,4 @@
-"""The typed configuration: where it lies, what its keys are, and what may be named in it. Imports no torch."""
+"""The typed configuration: its files, its keys, and the code that it may name. Does not import torch."""
 
 from rlx.config.schema import CheckpointConfig, EvaluationConfig, ExportConfig, RunConfig, conf_dir
 

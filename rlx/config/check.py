@@ -32,14 +32,14 @@ from rlx.errors import ConfigError
 from rlx.fields import check_range, range_of, shown
 from rlx.nested import walk
 
-# Whether a value of a config is of the type that a class says.
+# Whether a config value has the type that a class declares.
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 _PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "text": "texts"}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value`, a plain value out of YAML, is of type `hint`; nodes with a `_target_` and unknown types pass."""
+    """Whether `value`, a plain YAML value, has the type `hint`; nodes with a `_target_` and unknown types pass."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, (str, typing.TypeVar)) or (isinstance(value, Mapping) and "_target_" in value):
         return True
@@ -81,7 +81,7 @@ def _fits_class(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
 
 
 def described(hint: Any) -> str:
-    """A type in the words of a message."""
+    """A type in words, for a message."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     arguments = tuple(typing.get_args(item)[0] if typing.get_origin(item) is typing.Annotated else item for item in arguments)
     if hint in _NAMES:
@@ -109,12 +109,12 @@ def described(hint: Any) -> str:
 # The check between composing a config and building from it: every key, type and class, before anything is loaded.
 
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
-# The values of Hydra's modifiers under which a node is built whole, into plain values: other ones would build half of it.
+# The only values of Hydra's modifiers that are accepted: with these, a node is built completely and into plain values.
 _MODIFIERS: dict[str, tuple[object, ...]] = {"_partial_": (True, False), "_recursive_": (True,), "_convert_": ("object", "all")}
 
 
 def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type = RunConfig, verb: str = "train") -> None:
-    """Refuse a verb's config with a wrong key, type, value or class. Imports the classes that it names, builds none."""
+    """Refuse a verb's config with a wrong key, type, value or class. Imports the classes that it names, but builds nothing."""
     container = plain_config(cfg)
     check_targets(container, allowed)
     raw = OmegaConf.to_container(cfg, resolve=False)
@@ -142,7 +142,7 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
 
 
 def unread_loss(algorithm: Any) -> ConfigError:
-    """A loss was chosen for the run, or set, and its algorithm (a node, not resolved) reads none."""
+    """The error for a loss that was chosen or set for the run although its algorithm (an unresolved node) reads none."""
     if isinstance(algorithm, Mapping) and isinstance(algorithm.get("loss"), str):
         return ConfigError(
             f"algorithm.loss is {algorithm['loss']} in the YAML of the algorithm, and a run's loss is handed to its algorithm "
@@ -160,7 +160,7 @@ def unread_loss(algorithm: Any) -> ConfigError:
 
 
 def plain_config(cfg: Any, *, below: str = "") -> dict[str, Any]:
-    """The config as dicts and lists, interpolations resolved, missing values as ???. below: the key of a node, for messages."""
+    """The config as dicts and lists, interpolations resolved, missing values as ???. below: a node's key, for messages."""
     above = f"{below}." if below else ""
     try:
         container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
@@ -174,9 +174,9 @@ def plain_config(cfg: Any, *, below: str = "") -> dict[str, Any]:
 
 
 def require_resolvable(cfg: Any) -> None:
-    """Refuse an interpolation that leads nowhere, to itself or to what is not set. Raises ConfigError with the key.
+    """Refuse an interpolation to a missing key, to itself or to an unset variable. Raises ConfigError with the key.
 
-    One that leads to a value which is still missing (???) passes: it is said where the value is needed.
+    An interpolation of a value that is still missing (???) passes; the error comes where the value is needed.
     """
     try:
         OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
@@ -189,7 +189,7 @@ def require_resolvable(cfg: Any) -> None:
 
 
 def _written_at(cfg: Any, error: OmegaConfBaseException) -> str:
-    """The key whose own text holds the interpolation that failed; the error names the first key that read it."""
+    """The key whose own text holds the failed interpolation; the error itself names the first key that read it."""
     key, text = str(error.full_key or ""), str(error.msg or error)
     found = re.search(r"(?:Environment variable|Interpolation key) '([^']*)' not found", text)
     if found is None:
@@ -201,7 +201,7 @@ def _written_at(cfg: Any, error: OmegaConfBaseException) -> str:
 
 
 def interpolation_message(error: OmegaConfBaseException) -> str:
-    """What is wrong with an interpolation, in one line."""
+    """One line that says what is wrong with an interpolation."""
     text = next((line.strip() for line in str(error.msg or error).splitlines() if line.strip()), type(error).__name__)
     if found := re.search(r"Environment variable '([^']*)' not found", text):
         return f"the environment variable {found[1]} is not set; set it, or give a default: ${{oc.env:{found[1]},DEFAULT}}"
@@ -215,12 +215,12 @@ def interpolation_message(error: OmegaConfBaseException) -> str:
 
 
 def paths_of(container: Any, path: str = "") -> list[str]:
-    """Every dotted path of a plain config, nodes and leaves, in their order."""
+    """Every dotted path of a plain config, nodes and leaves, in order."""
     return [below for below, _ in walk(container, path) if below.rpartition(".")[2] not in _SPECIAL]
 
 
 def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: list[str], *, owner: str) -> None:
-    """A part of the config whose keys and types a schema gives: nothing unknown (also added with +), nothing out of range."""
+    """Check a part of the config against its schema: no unknown keys (also none added with +), no value out of range."""
     fields = {item.name: item for item in dataclasses.fields(schema)}
     hints = typing.get_type_hints(schema)
     for key, value in container.items():
@@ -241,9 +241,9 @@ def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: lis
 
 
 def check_node(node: Any, path: str, paths: list[str], *, group: str | None = None, run_loss: Any = None) -> None:
-    """A node with a `_target_`: its class fits its group, its keys and their types fit the class.
+    """Check a node with a `_target_`: its class fits the group, and its keys and their types fit the class.
 
-    run_loss: the node of the run's loss, which is handed to an algorithm that declares one.
+    run_loss: the node of the run's loss, which is passed to an algorithm that declares one.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         options = "" if group is None else f"; choose one: {group}=NAME (rlx --help lists them)"
@@ -284,14 +284,14 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
                 raise ConfigError(f"{path}.loss: {name} has no loss; leave out what chooses it or sets its keys")
             chosen = f"{group}={node['_target_']}" if group is not None and path == group else None
             raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths, chosen=chosen)
-    # the name last: it may be taken from another key, which is then to blame
+    # the name last: it may come from another key, which is then the wrong one
     for parameter in sorted(parameters.values(), key=lambda parameter: parameter.name == "name"):
-        if parameter.name in node or not bound:  # who calls a bound function gives it the rest
+        if parameter.name in node or not bound:  # the caller of a bound function supplies the rest
             check_value(node, parameter, path, paths, owner=target)
 
 
 def _require_whole(target: Any, path: str) -> None:
-    """Refuse a class that leaves out what its base asks for."""
+    """Refuse a class that lacks what its base requires."""
     lacking = sorted(getattr(target, "__abstractmethods__", ())) if isinstance(target, type) else []
     if lacking:
         arguments = inspect.signature(getattr(target, lacking[0]))
@@ -300,7 +300,7 @@ def _require_whole(target: Any, path: str) -> None:
 
 
 def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:
-    """A function that is bound and not called: who calls it gives it the rest; a weight bound to a reward is the reward's."""
+    """Whether a node is a bound function: its caller supplies the rest. A weight bound to a reward belongs to the reward."""
     if isinstance(target, type) or not callable(target):
         return False
     if not node.get("_partial_") and path.startswith("task.rewards.") and not fits_group(target, "task/reward"):
@@ -310,12 +310,12 @@ def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:
 
 
 def _is_bound_class(node: Mapping[str, Any], target: Any) -> bool:
-    """A class, not of rlx, that is bound and not called: who calls it gives it the rest."""
+    """Whether a node is a bound class outside rlx: its caller supplies the rest."""
     return isinstance(target, type) and not target.__module__.startswith("rlx.") and node.get("_partial_") is True
 
 
 def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths: list[str], *, owner: Any) -> None:
-    """One key of a node: there, of the right type, and checked itself if it is a node."""
+    """Check one key of a node: it is present, has the right type, and is itself checked if it is a node."""
     full = "loss" if (path, parameter.name) == ("algorithm", "loss") else f"{path}.{parameter.name}"  # the run's
     if parameter.name not in node:
         if parameter.default is REQUIRED and not parameter.given_by_caller:
@@ -332,13 +332,13 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
         named = value if isinstance(value, str) else "NAME, which gives it a _target_"
         said = f"it is chosen by {word}={named}" if word else f"it must be {described(parameter.hint)}"
         raise ConfigError(f"{full}={shown(value)}: {said}")
-    if not isinstance(value, Mapping):  # a node in the place of a number is refused below
+    if not isinstance(value, Mapping):  # a node instead of a number is refused below
         check_range(full, value, parameter.allowed)
     _check_below(value, full, paths, hint=parameter.hint, owner=owner)
 
 
 def _check_below(value: Any, path: str, paths: list[str], *, hint: Any, owner: Any) -> None:
-    """Nodes within a value: each fits the annotation of the field, list or mapping that holds it."""
+    """Check the nodes inside a value: each fits the annotation of the field, list or mapping that holds it."""
     if isinstance(value, Mapping) and "_target_" in value:
         target = locate(value["_target_"], f"{path}._target_")
         partial = _is_bound_function(value, target, path) or bool(value.get("_partial_"))
@@ -359,7 +359,7 @@ def _check_below(value: Any, path: str, paths: list[str], *, hint: Any, owner: A
 
 
 def _item_of(hint: Any, container: type) -> Any:
-    """The annotation of the items of a mapping or list annotated `hint`; Any where it says nothing."""
+    """The annotation of the items of a mapping or list annotated `hint`; Any if there is none."""
     origin, arguments = typing.get_origin(hint), [item for item in typing.get_args(hint) if item is not Ellipsis]
     if origin in (Union, types.UnionType):
         items = [_item_of(option, container) for option in arguments if _is_container(option, container)]
@@ -379,7 +379,7 @@ def _is_container(hint: Any, container: type) -> bool:
 
 
 def node_name(owner: Any) -> str:
-    """A class or function in a message."""
+    """The name of a class or function, for a message."""
     return str(getattr(owner, "__name__", owner))
 
 

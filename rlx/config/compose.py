@@ -1,4 +1,4 @@
-"""What a command line, or a call from Python, composes to: the line taken apart, the options there are, the composed config."""
+"""Composes a command line or a call from Python: the parsed line, the available options, the composed config."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class CompositionOfJobError(Exception):
         self.overrides = tuple(overrides)
 
 
-OPEN = ("policy.chat_template_kwargs.",)  # nodes that take keys of any name, so that these need no `+`
-CHOICES = {"task.environment": "task/environment"}  # keys that are typed for the group whose option stands there
+OPEN = ("policy.chat_template_kwargs.",)  # nodes with keys of any name, which need no `+`
+CHOICES = {"task.environment": "task/environment"}  # keys that people type to choose an option of the group there
 
 
 def opened(override: str) -> str:
-    """The override as Hydra takes it, where it sets a key of a node that takes any, or chooses an option by its key.
+    """The override in Hydra's form, if it sets a key of a node that accepts any key, or chooses an option by its key.
 
-    `+experiment=NAME` is how other tools have it written: here the group is there already and has no default.
+    Other tools write `+experiment=NAME`; in rlx the group already exists and has no default.
     """
     if override.startswith("+experiment="):
         return override.removeprefix("+")
@@ -54,12 +54,12 @@ def opened(override: str) -> str:
 
 @dataclass(frozen=True)
 class Composed:
-    """What a command line, or a call from Python, composes to: made once, and checked once.
+    """The composed config of a command line or a call from Python; made once and checked once.
 
     config: the verb's keys, without Hydra's own and without how a sweep is run. choices: group -> the option chosen.
     overrides: those of the config, as Hydra got them. allowed: dotted names that may be called besides rlx's own.
-    folders: of YAML files. command: as it was typed. directory: where the record goes, if the caller says so.
-    values: of the flags that take one, and what the verb put aside before Hydra composed.
+    folders: of YAML files. command: as typed. directory: where the record goes, if the caller sets it. values: of the flags that
+    take a value, and what the verb set aside before Hydra composed.
     """
 
     verb: str
@@ -75,11 +75,11 @@ class Composed:
 
     @property
     def algorithm(self) -> str:
-        """The name that the algorithm was chosen by."""
+        """The name by which the algorithm was chosen."""
         return str(self.choices["algorithm"])
 
     def named(self, *asked: str) -> list[str]:
-        """Those of these groups of which the overrides choose or set something."""
+        """Those of these groups in which the overrides choose or set something."""
         pattern = {group: re.compile(rf"\+*{group}[.=@/]") for group in asked}
         return [group for group in asked if any(pattern[group].match(override) for override in self.overrides)]
 
@@ -89,7 +89,7 @@ class Composed:
 
 
 def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
-    """The config of a verb; whatever Hydra says against an override is raised as Hydra says it."""
+    """The config of a verb. Hydra's errors about an override are raised unchanged."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
@@ -102,7 +102,7 @@ def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = Fals
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Let Hydra compose while it runs a job, which it refuses otherwise."""
+    """Let Hydra compose while it runs a job, which it would otherwise refuse."""
     from hydra.core.global_hydra import GlobalHydra
 
     hydra = GlobalHydra.instance()
@@ -145,9 +145,9 @@ def group_of(override: str, known: Iterable[str]) -> str | None:
 
 
 def option_node(group: str, option: str, folders: Iterable[Path]) -> dict[str, Any]:
-    """What one option of a group sets, read from its file and from those of the same group that its defaults list names.
+    """What one option of a group sets, read from its file and from the files of the same group in its defaults list.
 
-    Where no folder has its file, what the function of its name sets; nothing if there is none.
+    Without a file, it is what the function of that name sets; empty if there is no such function.
     """
     places = list(folders)
     file = next((file for file in (folder / group / f"{option}.yaml" for folder in places) if file.is_file()), None)
@@ -163,13 +163,13 @@ def option_node(group: str, option: str, folders: Iterable[Path]) -> dict[str, A
 
 
 def read_yaml(file: Path) -> DictConfig:
-    """One YAML file as a config, nothing resolved."""
+    """One YAML file as an unresolved config."""
     loaded = OmegaConf.load(file)
     assert isinstance(loaded, DictConfig)
     return loaded
 
 
-# A command line taken apart.
+# The parsed command line.
 
 _NAMED = re.compile(r"""_target_['"]?\s*[:=]\s*((?:['"]?[\w.]+['"]?\s*,?\s*)+)""")
 _SEARCHED = re.compile(r"""(?:(file|pkg)://)?([^\s,\[\]"'](?:[^,\[\]"']*[^\s,\[\]"'])?)""")
@@ -177,16 +177,16 @@ _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
 def dotted_names(text: str) -> list[str]:
-    """Everything in a text that can be the dotted name of a class or function."""
+    """Every substring of a text that can be the dotted name of a class or function."""
     return _DOTTED.findall(text)
 
 
 @dataclass
 class CommandLine:
-    """A command line taken apart.
+    """A parsed command line.
 
-    flags: as Hydra gets them; is_multirun: whether -m is one of them. values: of the flags that take one, and what a verb put
-    aside. recorded: arguments that a record gave and the user did not, which name nothing that may be called but `trusted`.
+    flags: as passed to Hydra; is_multirun: whether -m is one of them. values: of the flags that take a value, and what a verb
+    set aside. recorded: arguments from a record instead of the user; they may name no code except `trusted`.
     """
 
     argv: list[str] = field(default_factory=list)
@@ -226,7 +226,7 @@ class CommandLine:
 
     @property
     def named(self) -> frozenset[str]:
-        """Every dotted name in the values that the user gave and in the YAML files of the folders given, and what is trusted."""
+        """Every dotted name in the user's values and in the YAML files of the given folders, and the trusted names."""
         texts = [override.partition("=")[2] for override in self.typed]
         folders = [Path(place) for scheme, place in self.searched if scheme == "file"]
         texts += [file.read_text(errors="replace") for folder in folders for file in sorted(folder.rglob("*.yaml"))]
@@ -234,7 +234,7 @@ class CommandLine:
 
     @property
     def allowed(self) -> frozenset[str]:
-        """Dotted names (or patterns) on the command line, in the folders that it names, and of installed plugins.
+        """The dotted names (or patterns) from the command line, from the folders that it names, and from installed plugins.
 
         A name of task.env stands for the dotted name of what makes the environment.
         """
@@ -251,12 +251,12 @@ class CommandLine:
         return frozenset(allowed)
 
     def check(self) -> None:
-        """Refuse a YAML file that rlx's own of the same name would hide, and a choice of a group that names no option of it."""
+        """Refuse a YAML file that rlx's own file of the same name would hide, and a choice that is not an option of its group."""
         check_folders(self.searched)
         check_choices(self.overrides, self.options, multirun=self.is_multirun)
 
     def composed(self, config: DictConfig, hydra: Any) -> Composed:
-        """What Hydra composed of this line. config: the verb's; hydra: Hydra's own part of it."""
+        """The composed line. config: the verb's part; hydra: Hydra's own part."""
         require_resolvable(config)
         verb, overrides = self.verb or "train", tuple(map(str, hydra.overrides.task))
         if not str(hydra.run.dir).strip():
@@ -280,7 +280,7 @@ class CommandLine:
         )
 
 
-# The rules of choosing an option of a group, checked before Hydra composes: it would answer in words of its own insides.
+# The rules of choosing an option are checked before Hydra composes, because Hydra's errors describe its internals.
 
 _SEVERAL = tuple(name for name, group in GROUPS.items() if group.several)
 _OPTIONAL = {"experiment": "none"} | {name: group.without for name, group in GROUPS.items() if group.without}
@@ -288,7 +288,7 @@ _NOTHING = ("", "null", "none", "false")
 
 
 def check_choices(overrides: Iterable[str], known: Mapping[str, Sequence[str]], *, multirun: bool) -> None:
-    """Refuse `group=` that names no option, or several where one is chosen. known: group -> its options."""
+    """Refuse a `group=` that names no option, or several if only one can be chosen. known: group -> its options."""
     for override in overrides:
         key, equals, value = override.partition("=")
         if equals and key in known and "/" not in key:
@@ -325,7 +325,7 @@ def _refuse_nothing(group: str, value: str, options: Sequence[str]) -> None:
 
 
 def _check_file(group: str, value: str, options: Sequence[str]) -> None:
-    """A file or module of the user's own, where a class in it is meant."""
+    """Refuse the name of a file or module where a class in it is meant."""
     file = Path(value if value.endswith(".py") else f"{value}.py")
     if value in options or not (value.endswith(".py") or (value.isidentifier() and file.is_file())):
         return
@@ -346,7 +346,7 @@ def _check_file(group: str, value: str, options: Sequence[str]) -> None:
 
 
 def check_folders(searched: Iterable[tuple[str, str]]) -> None:
-    """Refuse a YAML file of the user's that rlx's own of the same name would hide. searched: as `CommandLine.searched`."""
+    """Refuse a YAML file of the user that rlx's own file of the same name would hide. searched: as in `CommandLine.searched`."""
     own = conf_dir()
     for scheme, place in searched:
         if scheme != "file":
@@ -362,15 +362,15 @@ def check_folders(searched: Iterable[tuple[str, str]]) -> None:
             _require_plain_values(file, is_of_rlx=len(name.parts) > 1 and (own / name.parts[0]).is_dir())
 
 
-MOST_VALUES = 20_000  # of a YAML file, its aliases written out
+MOST_VALUES = 20_000  # of a YAML file, with its aliases expanded
 _BASE_60 = re.compile(rb"\d:[0-5]?\d")
 
 
 def _require_plain_values(file: Path, *, is_of_rlx: bool) -> None:
-    """Refuse a YAML file whose aliases stand for more values than any config has, or for themselves, or with a number in base 60.
+    """Refuse a YAML file whose aliases expand to too many values or to themselves, or that has a number in base 60.
 
-    YAML reads 1:30:00 as 5400. Hydra writes aliases out, and a few lines of them make billions of values. What is not YAML is
-    said by Hydra. is_of_rlx: it lies in a folder of a group of rlx; other files are another program's, and may have such numbers.
+    YAML reads 1:30:00 as 5400. Hydra expands aliases, and a few lines of them can make billions of values. Invalid YAML is
+    reported by Hydra. is_of_rlx: the file is in a folder of a group of rlx; files of other programs may have such numbers.
     """
     text = file.read_bytes()
     is_suspect = is_of_rlx and _BASE_60.search(text) is not None

@@ -1,4 +1,4 @@
-"""The groups of choices, one entry each: what an option of a group is, where its node stands, and what `rlx info` shows it in."""
+"""The table of groups: what an option of each group is, where its node is in a config, and where `rlx info` shows it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rlx.fields import Range
 
 @dataclass(frozen=True)
 class Group:
-    """A group of which options (YAML files below conf/) or classes of the user's own are chosen.
+    """A group from which options (YAML files below conf/) or the user's own classes are chosen.
 
-    name: as it is typed (`algorithm/advantage`). base: the classes, one of which an option's class derives from, or its function
-    is annotated to return. place: where the node of an option stands in a run's config, {} for the option's own name.
-    host: the option of the group above that has one, for `rlx info algorithm/advantage=gae`. several: whether several are chosen
-    at once. wrapper: the class that makes an option of a function. without: what there is where nothing is chosen.
-    decorators: those of rlx that make an option of a function, with the class whose fields each of their options has.
-    ranges: of arguments of classes that are not rlx's and state none.
+    name: as typed (`algorithm/advantage`). base: the classes from one of which an option must derive, or that its function
+    is annotated to return. place: where an option's node is in a run's config; {} stands for the option's name.
+    host: an option of the parent group that has this group, for `rlx info algorithm/advantage=gae`. several: whether several
+    options can be chosen at once. wrapper: the class that turns a function into an option. without: what applies if nothing is
+    chosen. decorators: those of rlx that turn a function into an option, each with the class whose fields its options have.
+    ranges: of arguments of classes outside rlx, which declare none.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Group:
 
     @property
     def above(self) -> str:
-        """The group that it is nested in; empty at the top of a run's config."""
+        """The group that contains this one; empty at the top level of a run's config."""
         return self.name.rpartition("/")[0]
 
     @property
     def leaf(self) -> str:
-        """The last part of its name."""
+        """The last part of the group's name."""
         return self.name.rpartition("/")[2]
 
 
@@ -111,20 +111,20 @@ _TABLE = (
     Group("logger", ("rlx.record.logger.base.Logger",), "logger.{}", several=True),
 )
 GROUPS = {group.name: group for group in _TABLE}
-# those that are keys at the top of a run's config
+# the groups that are keys at the top level of a run's config
 RUN_GROUPS = tuple(name for name, group in GROUPS.items() if not group.above)
 
 
-# Options that are functions of rlx: `loss=ipo` is the function ipo under its decorator, and needs no YAML for its name.
+# Options that are functions of rlx: `loss=ipo` is the decorated function ipo and needs no YAML file.
 
 
 _ROOT = Path(__file__).parents[1]
-_VALUE = {"within", "one_of", "field", "non_empty"}  # calls that give a field of a dataclass its default
+_VALUE = {"within", "one_of", "field", "non_empty"}  # calls that give a dataclass field its default
 
 
 @functools.cache
 def declared(group: str) -> dict[str, str]:
-    """Option -> dotted name, of the functions of rlx that a decorator makes an option of the group; none in most groups."""
+    """Option -> dotted name of each function of rlx that a decorator makes an option of the group; empty for most groups."""
     decorators = GROUPS[group].decorators if group in GROUPS else {}
     if not decorators:
         return {}
@@ -136,7 +136,7 @@ def declared(group: str) -> dict[str, str]:
 
 @functools.cache
 def declared_node(group: str, option: str) -> dict[str, Any]:
-    """The node of such an option: the function's keyword arguments, then what its decorator adds, with their defaults."""
+    """The node of such an option: the function's keyword arguments, then the fields that its decorator adds, with defaults."""
     target = declared(group)[option]
     module, _, name = target.rpartition(".")
     function = next(item for item in _tree(module).body if isinstance(item, ast.FunctionDef) and item.name == name)
@@ -164,7 +164,7 @@ def _fields(base: str) -> Iterator[tuple[str, ast.expr, str]]:
 
 
 def _value(written: ast.expr, module: str) -> Any:
-    """A default as YAML has it: a literal, what `within(default=...)` or `field(default_factory=...)` gives, or a node."""
+    """A default as a YAML value: a literal, the default in `within(default=...)` or `field(default_factory=...)`, or a node."""
     if isinstance(written, ast.Call) and _called(written) in _VALUE:
         given = {item.arg: item.value for item in written.keywords}
         if "default" in given:

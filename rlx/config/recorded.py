@@ -1,4 +1,4 @@
-"""The config of a run that goes on, or is run again: its own, read back from its record as data."""
+"""The config of a run that is resumed or rerun: its own, read from its record as data."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _MAY_CHANGE = {
     ),
     "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "activation_checkpointing", *_RANKS),
 }
-# Where a run writes besides its record. Such a place out of a record is asked for again where it is not an expected one.
+# Where a run writes besides its record. An unexpected place from a record must be given again on the command line.
 _PLACES = ("output_dir", "cache_dir", "export.path", "policy.unpacked_dir")
-# Keys that older records lack, with the values that their runs had.
+# Keys that older records lack, with the values that those runs had.
 _BEFORE: dict[str, Any] = {
     "activation_checkpointing": False,
     "precision": "float32",
@@ -45,7 +45,7 @@ _BEFORE: dict[str, Any] = {
 
 
 class Recorded(Protocol):
-    """What is asked of the record of a run."""
+    """A request to resume or rerun a recorded run."""
 
     @property
     def config(self) -> Mapping[str, Any]: ...
@@ -56,7 +56,7 @@ class Recorded(Protocol):
 
 
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain values, without `resume`, `rerun` and `allow_changed`: it describes a run, not a request."""
+    """The resolved config as plain values, without `resume`, `rerun` and `allow_changed`, which describe a request, not a run."""
     return {**plain_config(cfg), "resume": None, "rerun": None, "allow_changed": []}
 
 
@@ -75,9 +75,9 @@ def asked_run(cfg: DictConfig) -> Path:
 
 
 def continued(composed: Composed, record: Recorded, *, command: str) -> Composed:
-    """The recorded config with what may be overridden taken from the command line's, and the directory to write in.
+    """The recorded config, with the keys that may be overridden taken from the command line, and the directory to write in.
 
-    command: the whole command, for a record that names places to write in which have to be given again.
+    command: the complete command, for a message about places to write in that must be given again.
     """
     cfg = composed.config
     verb = "resume" if cfg.resume is not None else "rerun"
@@ -94,7 +94,7 @@ def continued(composed: Composed, record: Recorded, *, command: str) -> Composed
         key, _, value = override.lstrip("+~").partition("=")
         root = key.partition(".")[0].partition("@")[0]
         if value in classes and root in record.config:
-            continue  # names a class of the user's own again, so that it may be called
+            continue  # names the user's own class again, so that it may be called
         if root not in _MAY_CHANGE[verb] and key not in _PLACES:
             raise ConfigError(
                 f"{verb}={cfg[verb]} takes the run's own config, so {override} cannot be given with it; "
@@ -115,9 +115,9 @@ def continued(composed: Composed, record: Recorded, *, command: str) -> Composed
 
 
 def check_places(record: Recorded, command: str, *, given: Set[str] = frozenset()) -> None:
-    """Refuse a record that names a place to write in which is neither expected nor given now.
+    """Refuse a record that names a place to write in which is neither expected nor given on the command line.
 
-    command: the whole command, with the places. given: the keys that the command line gives. Raises ConfigError.
+    command: the complete command, with the places. given: the keys that the command line sets. Raises ConfigError.
     """
     if lacking := [text for key, text in places_to_give(record) if not _is_given(key, given)]:
         raise ConfigError(
@@ -127,16 +127,16 @@ def check_places(record: Recorded, command: str, *, given: Set[str] = frozenset(
 
 
 def places_to_give(record: Recorded) -> list[tuple[str, str]]:
-    """(key, override) of every place to write in that the record names, but for those in its directory and the default ones.
+    """(key, override) of every place to write in that the record names, except those in its directory and the default ones.
 
-    The directory that the record lies in, DIR of DIR/train/RUN or DIR/sweep/SWEEP, is expected as an output_dir too.
+    The directory that contains the record, DIR of DIR/train/RUN or DIR/sweep/SWEEP, is also expected as an output_dir.
     """
     run = Path(record.directory).resolve()
     found = []
     for key, value in _places(plain_config(OmegaConf.create(dict(record.config)))):
         if value is None:
             continue
-        below = run if key.endswith(".directory") else Path()  # where a relative path begins
+        below = run if key.endswith(".directory") else Path()  # what relative paths are relative to
         place = _resolved(value, below)
         if not (place.is_relative_to(run) or place in [_resolved(item, below) for item in _default_places(key, run)]):
             found.append((key, f"logger=[{key.split('.')[1]}]" if key.startswith("logger.") else f"{key}={value}"))
@@ -149,7 +149,7 @@ def _is_given(key: str, given: Set[str]) -> bool:
 
 
 def _places(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    """(key, path) of every place that a run of this config writes to."""
+    """(key, path) of every place that a run with this config writes to."""
     for key in _PLACES:
         above, _, leaf = key.rpartition(".")
         node = config.get(above) if above else config
@@ -167,7 +167,7 @@ def _resolved(place: object, below: Path) -> Path:
 
 
 def _default_places(key: str, run: Path) -> list[str]:
-    """What the value of a key of `_places` is expected to be, as conf/ and the environment say."""
+    """The expected values of a key of `_places`, from conf/ and the environment."""
     if key.endswith(".tracking_uri"):
         return [f"sqlite:///{place}/mlflow.db" for place in _default_places("output_dir", run)]
     if key == "policy.unpacked_dir":
@@ -179,7 +179,7 @@ def _default_places(key: str, run: Path) -> list[str]:
 
 
 def _check_horizon(recorded: DictConfig, before: object) -> None:
-    """A run can be made longer only if no step before depended on its length."""
+    """Refuse to lengthen a run if earlier steps depended on its length."""
     steps = before["num_steps"]  # type: ignore[index]
     if recorded.num_steps != steps and getattr(locate(recorded.scheduler._target_, "scheduler"), "needs_horizon", True):
         raise ConfigError(

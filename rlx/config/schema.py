@@ -1,4 +1,4 @@
-"""The types of conf/train.yaml. Values and comments stand in the YAML alone; here are types and ranges."""
+"""Types and ranges of conf/train.yaml. Values and comments are in the YAML file only."""
 
 import math
 import secrets
@@ -18,7 +18,7 @@ MOST_SAMPLES = 100_000  # completions of one prompt
 def at_least(
     smallest: float, *, at_most: float = math.inf, whole: bool = True, optional: bool = False, also: tuple[str, ...] = ()
 ) -> Any:
-    """A number without a value here (the YAML has it), which must not be smaller than this. optional: or null; also: or these."""
+    """A number, set in the YAML file, that must be at least this. optional: null is also allowed; also: so are these values."""
     return within(at_least=smallest, at_most=at_most, whole=whole, optional=optional, also=also, default=MISSING)
 
 
@@ -44,7 +44,7 @@ class ParameterGroupsConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When checkpoints are written, and which stay."""
+    """When checkpoints are written, and which ones are kept."""
 
     every: int | None = at_least(1, optional=True)
     keep_last: int = at_least(1)
@@ -53,7 +53,7 @@ class CheckpointConfig:
 
 @dataclass
 class ExportConfig:
-    """Where the final weights go as a transformers directory."""
+    """Where the final weights are written, as a transformers directory."""
 
     path: str | None = MISSING
     dtype: str = one_of(("float32", "float16", "bfloat16"), default=MISSING)
@@ -70,7 +70,7 @@ class ParallelConfig:
 
 @dataclass
 class RunNodes:
-    """The nodes that a run is made of. They are typed by the classes that they name."""
+    """The nodes of a run's config. Each is checked against the class that it names."""
 
     algorithm: Any = MISSING
     loss: Any = None
@@ -114,7 +114,7 @@ class RunConfig(RunNodes):
 
 
 def conf_dir() -> Path:
-    """The folder of YAML files: inside the package in a wheel, beside it in a checkout."""
+    """The folder of YAML files: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "train.yaml").is_file():
@@ -122,6 +122,6 @@ def conf_dir() -> Path:
     raise ConfigError(f"the folder conf with train.yaml lies neither in {package} nor beside it; install rlx again")
 
 
-# Registered on import, so that the worker processes of a sweep know it too; cached, so that all jobs see their sweep's token.
+# Registered on import, so that a sweep's worker processes have it too; cached, so that all jobs see their sweep's token.
 OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver("rlx_loader", loader_of, replace=True)

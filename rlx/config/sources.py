@@ -1,4 +1,4 @@
-"""A class is a config: `algorithm=my_lab.MyAlgorithm` is served as a node made out of the class's own fields."""
+"""Makes config nodes of classes: `algorithm=my_lab.MyAlgorithm` becomes a node with the fields of the class."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.targets import REQUIRED, Parameter, fits_group, is_allowed, locate, own_name, parameters_of
 from rlx.errors import ConfigError
 
-# A function is an option of some groups: `task/reward=[my_lab.brevity]` is a node that calls it for each completion.
+# In some groups a function is an option: `task/reward=[my_lab.brevity]` is a node that calls it for each completion.
 
 
 def is_function(target: Any, group: str) -> bool:
-    """Whether a dotted name stands for a function that is itself an option of the group, not for what makes one."""
+    """Whether a dotted name is a function that is itself an option of the group, not a factory of options."""
     is_plain = callable(target) and not isinstance(target, type)
     return bool(GROUPS[group].wrapper) and is_plain and not fits_group(target, group)
 
 
 def function_node(name: str, group: str) -> dict[str, Any]:
-    """The node of an option that is a function: bound, not called, when the config is instantiated."""
+    """The node of an option that is a function; instantiating it binds the function without calling it."""
     wrapper = GROUPS[group].wrapper
     weight = {"weight": 1.0} if "weight" in (parameters_of(locate(wrapper, group)) or {}) else {}
     return {"_target_": wrapper, **weight, "function": {"_target_": name, "_partial_": True}}
 
 
 def package_of(name: str, group: str) -> str | None:
-    """Where the node of a class or function goes in a group of which several are chosen: under its own name."""
+    """Where a class's or function's node goes in a group with several options: under its own name."""
     own = name.rpartition(".")[2]
     short = own.removesuffix(group.capitalize()).lower() or group if group == "logger" else own
     return GROUPS[group].place.format(short) if GROUPS[group].several else None
 
 
-# A class is a config: `algorithm=my_lab.MyAlgorithm` is served as a node made out of the class's own fields.
+# Nodes of classes: `algorithm=my_lab.MyAlgorithm` becomes a node with the fields of the class.
 
 SCHEME = "rlx-class"
 
-# dotted names that were chosen in a group on this command line (or in a folder that it names): the user's own words
+# dotted names that the user chose in a group, on this command line or in a folder that it names
 served: set[str] = set()
-# while the command of a record is composed: the patterns of what may be served, which its user named
+# while a record's command is composed: the patterns of names that its user allowed
 _only: tuple[str, ...] | None = None
 
 
 @contextmanager
 def serving_only(names: Iterable[str]) -> Iterator[None]:
-    """Serve no class or function but those of rlx, of plugins, and of these names."""
-    global _only  # Hydra makes the source itself and hands it nothing
+    """Serve only classes and functions of rlx, of plugins, and with these names."""
+    global _only  # Hydra makes the source itself and passes it nothing
     before, _only = _only, (*names, *plugin_targets())
     try:
         yield
@@ -73,7 +73,7 @@ def serving_only(names: Iterable[str]) -> Iterator[None]:
 
 
 class ClassSource(ConfigSource):
-    """Answers for functions of rlx (`loss/ipo`), and for `group/package.module.Class` where the class fits the group."""
+    """Serves functions of rlx (`loss/ipo`), and `group/package.module.Class` if the class fits the group."""
 
     @staticmethod
     def scheme() -> str:
@@ -140,7 +140,7 @@ def _split(config_path: str) -> tuple[str, str]:
 
 
 def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
-    """The config node of a class: its fields' defaults, for a class derived from one of rlx's the values of that one's YAML."""
+    """The config node of a class: its fields' defaults; for a class derived from one of rlx, the values of that class's YAML."""
     parameters = parameters_of(target)
     if parameters is None:
         raise ConfigError(
@@ -150,7 +150,7 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
     inherited = inherited_node(target, group)
     node: dict[str, Any] = {"_target_": name}
     defaults = [item for item in inherited.get("defaults", ()) if not chosen_by([item]) & _own_defaults(target)]
-    if group == "algorithm":  # null where it has none: a mixture overrides what its terms bring
+    if group == "algorithm":  # null if it has none: a mixture overrides what its terms bring
         own_loss = _choice_of_loss(target, name, parameters["loss"]) if "loss" in parameters else {RUN_LOSS: None}
         defaults = [own_loss, *defaults]
     if defaults:
@@ -163,7 +163,7 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
         own = isinstance(target, type) and parameter.name in vars(target).get("__annotations__", {})
         if parameter.name in inherited and not own:
             node[parameter.name] = inherited[parameter.name]
-        elif not (parameter.name == "loss" and group == "algorithm"):  # the run's loss is handed to it
+        elif not (parameter.name == "loss" and group == "algorithm"):  # the run's loss is passed to it
             chosen = own is False and parameter.name in chosen_by(inherited.get("defaults", ()))
             if not chosen:
                 node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
@@ -171,13 +171,13 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
 
 
 def _own_defaults(target: Any) -> set[str]:
-    """The fields that a class declares anew: what its ancestor's YAML chooses for them does not hold for it."""
+    """The fields that a class redeclares; the choices of its ancestor's YAML do not apply to them."""
     declared = set(vars(target).get("__annotations__", {})) if isinstance(target, type) else set()
     return declared | {"loss"}
 
 
 def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: str, group: str) -> None:
-    """Refuse a class that declares fields and forgot the decorator which makes arguments of them."""
+    """Refuse a class that declares fields without the dataclass decorator that makes them arguments."""
     if dataclasses.is_dataclass(target) and "__dataclass_fields__" not in vars(target):
         declared = vars(target).get("__annotations__", {})
         lost = [field for field, hint in declared.items() if field not in parameters and "ClassVar" not in str(hint)]
@@ -195,7 +195,7 @@ def chosen_by(defaults: Any) -> set[str]:
 
 
 def _as_value(parameter: Parameter, name: str) -> Any:
-    """A default as a value of YAML; a dataclass becomes a node."""
+    """A default as a YAML value; a dataclass becomes a node."""
     value = parameter.default
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
@@ -239,12 +239,12 @@ def _inherited_file(target: Any, group: str) -> Path | None:
     return None
 
 
-RUN_LOSS = "/loss@_global_.loss"  # in the defaults list of an algorithm: the loss that its run has by default
+RUN_LOSS = "/loss@_global_.loss"  # in an algorithm's defaults list: the default loss of its run
 
 
 @functools.cache
 def default_loss(algorithm: str) -> str | None:
-    """The option of the group loss that a run of this algorithm of rlx has by default, as its YAML says; None without one."""
+    """The default loss of a run of this algorithm of rlx, from its YAML; None without one."""
     file = conf_dir() / "algorithm" / f"{algorithm}.yaml"
     if not file.is_file():
         return None
@@ -259,7 +259,7 @@ def default_loss(algorithm: str) -> str | None:
 
 
 def _choice_of_loss(target: Any, name: str, parameter: Parameter) -> dict[str, str | None]:
-    """The item of a defaults list for the loss of a class: the default of its field, or that of the class it derives from."""
+    """The item of a defaults list for the loss of a class: the default of its field, or of the class it derives from."""
     if parameter.default is not REQUIRED and parameter.default is not None:
         return {RUN_LOSS: name}
     file = _inherited_file(target, "algorithm")
@@ -280,14 +280,14 @@ def _loss_of(name: str) -> dict[str, Any] | None:
 
 
 def brings_no_loss(algorithm: str) -> bool:
-    """Whether an option of the group algorithm, of rlx's own or a dotted name, has no loss; False of what is not known."""
+    """Whether an option of the group algorithm (of rlx, or a dotted name) has no loss; False if unknown."""
     if "." in algorithm:
         return _loss_of(algorithm) is None
     return (conf_dir() / "algorithm" / f"{algorithm}.yaml").is_file() and default_loss(algorithm) is None
 
 
 def take_out_unread_losses(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Take out the loss that a mixture chooses for a term whose algorithm has none, unless the command line asks for it."""
+    """Remove the loss that a mixture chooses for a term whose algorithm has none, unless the command line asks for it."""
     for choice, option in choices.items():
         group, _, place = choice.partition("@")
         node = OmegaConf.select(config, place) if group == "algorithm" and place else None
@@ -300,7 +300,7 @@ def take_out_unread_losses(config: DictConfig, choices: Mapping[str, Any], overr
 
 
 def use_working_directory() -> None:
-    """Let modules in the current directory be found, as `python -m` does; console scripts do not."""
+    """Make modules in the current directory importable, as `python -m` does and console scripts do not."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
 
@@ -311,24 +311,24 @@ GROUP = "rlx.plugins"
 
 
 def plugin_packages() -> list[str]:
-    """The packages of YAML folders that installed plugins bring: the entry point `my_lab` (or `my_lab.conf`) is my_lab/conf."""
+    """The packages with YAML folders of installed plugins: the entry point `my_lab` (or `my_lab.conf`) gives my_lab/conf."""
     return list(_plugin_packages(tuple(sys.path)))
 
 
 @functools.cache
 def _plugin_packages(_path: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of a Python path: reading what is installed takes longer than all else that is asked of a command line."""
+    """The plugin packages of a Python path; cached, because reading what is installed takes longer than the rest of a command."""
     names = (entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
     return tuple(sorted({name if name.endswith(".conf") else f"{name}.conf" for name in names}))
 
 
 def plugin_targets() -> set[str]:
-    """Whatever an installed plugin holds may be named: it was installed on purpose."""
+    """The patterns of installed plugins: everything in them may be named, because they were installed on purpose."""
     return {f"{package.partition('.')[0]}.*" for package in plugin_packages()}
 
 
 class RlxSearchPath(SearchPathPlugin):
-    """Adds the source of functions and classes, then the plugins' folders, behind rlx's own conf."""
+    """Adds the source of functions and classes, then the plugins' folders, after rlx's own conf."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append(provider="rlx", path=f"{SCHEME}://")
@@ -337,12 +337,12 @@ class RlxSearchPath(SearchPathPlugin):
 
 
 def install_sources() -> None:
-    """Make the schema of a run and the sources known to Hydra, and the modules of the working directory importable.
+    """Register the schema of a run and the sources with Hydra, and make the modules of the working directory importable.
 
     It may be called again.
     """
     use_working_directory()
     ConfigStore.instance().store(name="run_config", node=RunConfig, provider="rlx")
-    plugins = Plugins.instance()  # its scan comes first: it would register other classes of the same names
+    plugins = Plugins.instance()  # its scan must come first, because it would register other classes with the same names
     plugins.register(ClassSource)
     plugins.register(RlxSearchPath)

@@ -1,11 +1,11 @@
-"""The nearest right name for a wrong one: across full paths of keys, and from the names that other tools use."""
+"""Finds the nearest valid name for a wrong one, among full paths of keys and the names that other tools use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-# Names that people bring along: their last component -> rlx's key, or the words to write where a choice is meant.
+# Names from other tools: last component -> rlx's key, or the words to write if a choice is meant.
 FOREIGN: dict[str, str] = {
     "reference_policy_kl_penalty": "loss.beta",
     "val_period": "eval_every",
@@ -124,19 +124,19 @@ FOREIGN: dict[str, str] = {
 
 
 def similarity(left: str, right: str) -> float:
-    """How alike two words are, 0 to 1; letters in another order (tyni, tiny) count as much alike."""
+    """The similarity of two words, 0 to 1; transposed letters (tyni, tiny) count as similar."""
     left, right = left.lower(), right.lower()
     ratio = SequenceMatcher(None, left, right).ratio()
     return max(ratio, 0.8) if sorted(left) == sorted(right) else ratio
 
 
 def _agreement(left: str, right: str) -> int:
-    """How many letters two words begin with in common."""
+    """The number of letters in the common beginning of two words."""
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def nearest(word: str, options: Iterable[str], *, threshold: float = 0.6) -> str | None:
-    """The option most like `word`, if any is like it or `word` only adds to it; of several, the one that begins like it."""
+    """The option most similar to `word`, if one is similar or `word` extends it; among several, the one that begins like it."""
     scored = [(similarity(word, option), _agreement(word, option), option) for option in options]
     best = max(scored, default=(0.0, 0, ""))
     if best[0] >= threshold:
@@ -147,13 +147,13 @@ def nearest(word: str, options: Iterable[str], *, threshold: float = 0.6) -> str
 
 
 def nearest_path(path: str, paths: Iterable[str]) -> str | None:
-    """The dotted path that `path` was most likely meant to be: its last component counts three times its beginning."""
+    """The dotted path that `path` most likely means; its last component counts three times as much as the rest."""
     head, _, leaf = path.rpartition(".")
     best, best_score = None, 0.0
     for candidate in paths:
         candidate_head, _, candidate_leaf = candidate.rpartition(".")
         leaf_score = similarity(leaf, candidate_leaf)
-        if leaf_score < (0.65 if not head or candidate_head == head else 0.9):  # in another place only what is nearly the same
+        if leaf_score < (0.65 if not head or candidate_head == head else 0.9):  # at another place, only a nearly equal name
             continue
         score = 3 * leaf_score + similarity(head, candidate_head)
         if score > best_score:
@@ -162,7 +162,7 @@ def nearest_path(path: str, paths: Iterable[str]) -> str | None:
 
 
 def right_name(path: str, paths: Iterable[str]) -> str | None:
-    """rlx's name for a key that it does not know, or None."""
+    """rlx's name for an unknown key, or None."""
     known = [candidate for candidate in paths if candidate != path]
     leaf = path.rpartition(".")[2]
     exact = [candidate for candidate in known if candidate.rpartition(".")[2] == leaf]
@@ -176,5 +176,5 @@ def right_name(path: str, paths: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str | None) -> str:
-    """The tail of a message: nothing if there is no such name."""
+    """The end of a message, `; did you mean NAME?`; empty without a name."""
     return "" if name is None else f"; did you mean {name}?"

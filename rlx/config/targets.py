@@ -1,14 +1,14 @@
-"""What a dotted name stands for, what it takes, and which names a config may have.
+"""Resolves dotted names, lists the arguments of what they name, and decides which names a config may have.
 
-A config out of a run record is data: it passes here like any other.
+A config from a run record is data and is checked here like any other.
 
 A `_target_` is refused, before anything is called, unless all of this holds:
 
 1. its text is rlx's own, an optimizer of torch, torchao or bitsandbytes, or named by the user: on the command line, in a call of
    rlx.load, in a folder that is searched, or by an installed plugin; the standard library is never named;
 2. it resolves to an object whose own module and qualified name it is (`locate`);
-3. one of rlx's or torch's functions is named by a YAML file of conf/, and of rlx's modules those that run commands serve nothing;
-4. it is of the base of its group, or of the annotation of the field that holds it.
+3. a function of rlx or torch must be named by a YAML file of conf/; modules of rlx that run commands are never allowed;
+4. it fits the base of its group, or the annotation of the field that holds it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REQUIRED: Any = dataclasses.MISSING
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key that a class or function takes: its type (Any where unknown), its default or REQUIRED, its range if it has one."""
+    """One argument of a class or function: its type (Any if unknown), its default or REQUIRED, and its range if it has one."""
 
     name: str
     hint: Any
@@ -50,11 +50,11 @@ class Parameter:
 
 
 def locate(target: str, key: str) -> Any:
-    """The class or function of a dotted name. Imports its module, so the allow list comes first.
+    """The class or function of a dotted name. It imports the module, so check the allow list first.
 
-    The name is the object's own: its module and its qualified name. A package may give another name to what a module inside of
-    it defines, where it exports that name: in its `__all__`, or without one by a name that has no leading underscore. A name
-    that leads through a module which another one imported is not a name of an object. Raises ConfigError.
+    The name must be the object's own: its module and its qualified name. A package may also export what one of its modules
+    defines, in its `__all__` or, without one, by a name without a leading underscore. A name that leads through a module imported
+    by another one is refused. Raises ConfigError.
     """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
@@ -100,13 +100,13 @@ def locate(target: str, key: str) -> Any:
 
 
 def own_name(target: Any) -> str:
-    """The module and the qualified name of a class or function; empty if it has none, as an object of a class."""
+    """The module and qualified name of a class or function; empty for other objects."""
     module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
     return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
 
 
 def _require_own_name(found: Any, target: str, key: str) -> None:
-    """Refuse a name under which an object merely can be reached, such as that of a module which imports it."""
+    """Refuse a name by which an object can be reached but which is not its own, such as that of a module which imports it."""
     own, place = own_name(found), target.rpartition(".")[0]
     if own == target:
         return
@@ -122,7 +122,7 @@ def _require_own_name(found: Any, target: str, key: str) -> None:
 
 
 def _hidden(module: str) -> str:
-    """A hint at a file here that another module of its name hides."""
+    """A hint that a module of the same name hides a file here."""
     mine = next((path for path in (Path(f"{module}.py"), Path(module, "__init__.py")) if path.is_file()), None)
     other = getattr(sys.modules.get(module), "__file__", None)
     if mine is None or (other is not None and Path(other).resolve() == mine.resolve()):
@@ -131,7 +131,7 @@ def _hidden(module: str) -> str:
 
 
 def _described(error: BaseException) -> str:
-    """An error of a user's module, with the file and line it happened on."""
+    """An error in a user's module, with its file and line."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} ({error.filename}, line {error.lineno})"
     place = users_place(error)
@@ -140,14 +140,14 @@ def _described(error: BaseException) -> str:
 
 
 def _extra(module: str) -> str:
-    """How to install a package that the user's own code needs and rlx has as an extra."""
+    """How to install a package that the user's code needs, if rlx has it as an extra."""
     return f"; it comes with pip install 'rlx[{module}]'" if module == "verifiers" else ""
 
 
 def parameters_of(target: Any, *, ranges: Mapping[str, Range] = MappingProxyType({})) -> dict[str, Parameter] | None:
-    """What a dataclass's fields or a signature take, by name; None if any keyword is taken.
+    """The parameters of a dataclass or a signature, by name; None if it accepts any keyword.
 
-    ranges: of the group, for arguments of a signature that notes none; one of a tuple holds for each of its numbers.
+    ranges: of the group, for arguments whose signature declares none; the range of a tuple applies to each of its numbers.
     """
     if isinstance(target, type) and "__dataclass_fields__" in vars(_of_init(target)):
         hints = hints_of(target)
@@ -177,7 +177,7 @@ def parameters_of(target: Any, *, ranges: Mapping[str, Range] = MappingProxyType
 
 
 def with_run_loss(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The node of a run's algorithm, with the run's loss under `loss` where its class declares one."""
+    """The node of a run's algorithm, with the run's loss under `loss` if its class declares one."""
     node = dict(config["algorithm"])
     if reads_run_loss(node):
         node["loss"] = config.get("loss")
@@ -185,7 +185,7 @@ def with_run_loss(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reads_run_loss(algorithm: Mapping[str, Any]) -> bool:
-    """Whether the class of an algorithm's node declares a loss, which its node leaves to the run."""
+    """Whether the class of an algorithm's node declares a loss that the node leaves to the run."""
     target = locate(algorithm["_target_"], "algorithm._target_")
     return "loss" not in algorithm and "loss" in (parameters_of(target) or {})
 
@@ -202,16 +202,16 @@ def _default(item: dataclasses.Field[Any]) -> Any:
 
 
 def hints_of(target: Callable[..., Any], *, notes: bool = False) -> Mapping[str, Any]:
-    """The annotations of a class or function; one that cannot be evaluated (an import for type checkers alone) is Any.
+    """The annotations of a class or function; one that cannot be evaluated (imported for type checkers only) is Any.
 
-    notes: whether `Annotated` stays, with what it notes.
+    notes: whether to keep `Annotated` with its metadata.
     """
     try:
         return typing.get_type_hints(target, include_extras=notes)
-    except Exception:  # of one annotation, whose evaluation may raise anything: they are read one by one
+    except Exception:  # evaluating an annotation may raise anything, so they are read one by one
         pass
     found: dict[str, Any] = {}
-    space: dict[str, Any] = {}  # a class that a decorator makes has annotations which the module of its base wrote
+    space: dict[str, Any] = {}  # the annotations of a class made by a decorator come from the module of its base
     for owner in reversed(getattr(target, "__mro__", (target,))):
         space |= vars(sys.modules.get(owner.__module__, object)) if hasattr(owner, "__module__") else {}
         for name, text in getattr(owner, "__annotations__", {}).items():
@@ -226,7 +226,7 @@ def hints_of(target: Callable[..., Any], *, notes: bool = False) -> Mapping[str,
 # Which names a config may have.
 
 OWN: tuple[str, ...] = ("rlx.*", "torch.optim.*", "torchao.optim.*", "bitsandbytes.optim.*")
-# rlx's modules that build nothing: a config has no business to import or to call them
+# rlx's modules that build nothing: a config must not import or call them
 _REFUSED: tuple[str, ...] = ("rlx.cli.*", "rlx.config.*", "rlx.experiment.*", "rlx.training.*", "rlx.load", "rlx.sweep.*")
 _IN_YAML = re.compile(r"""^\s*(?:-\s+)?["']?_target_["']?\s*:\s*["']?([\w.]+)""", re.MULTILINE)
 
@@ -238,7 +238,7 @@ def targets_of(container: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def is_allowed(target: str, allowed: Iterable[str]) -> bool:
-    """Whether a dotted name may be imported: it is rlx's own, torch's, or matches one of the patterns in `allowed`."""
+    """Whether a dotted name may be imported: it belongs to rlx or torch, or matches one of the patterns in `allowed`."""
     parts = target.split(".")
     if any(not part.isidentifier() or part.startswith("__") for part in parts) or parts[0] in sys.stdlib_module_names:
         return False
@@ -248,10 +248,10 @@ def is_allowed(target: str, allowed: Iterable[str]) -> bool:
 
 
 def check_targets(container: Any, allowed: Iterable[str] = ()) -> None:
-    """Refuse a config that names what it may not, wherever it stands: rules 1 to 3. Nothing is called.
+    """Refuse a config that breaks rules 1 to 3 anywhere. Nothing is called.
 
-    allowed: names, or patterns of names, that the user's own command line serves. A module is imported only where the names of
-    all nodes pass the first rule. Raises ConfigError with the key.
+    allowed: names, or patterns of names, from the user's command line. A module is imported only if the names of all nodes pass
+    the first rule. Raises ConfigError with the key.
     """
     patterns = tuple(allowed)
     found = targets_of(container)
@@ -270,7 +270,7 @@ def _key(path: str) -> str:
 
 
 def _require_served(found: Any, target: str, key: str) -> None:
-    """Refuse a function of rlx's or torch's that no YAML of conf/ names. Classes are held against the field they stand in."""
+    """Refuse a function of rlx or torch that no YAML of conf/ names. Classes are checked against the field that holds them."""
     if _top(found) in ("rlx", "torch") and not isinstance(found, type) and target not in shipped_targets():
         raise ConfigError(
             f"{key} names {target}, which a config may not call: of the functions of rlx and torch it may name those in conf/; "
@@ -290,14 +290,14 @@ def targets_in_folder(folder: Path) -> set[str]:
 
 
 def fits_group(target: Any, group: str) -> bool:
-    """Whether a class, or what a function is annotated to return, is what the nodes of a group are."""
+    """Whether a class, or the type that a function is annotated to return, fits the nodes of a group."""
     kind = _kind(target)
     bases = tuple(locate(name, group) for name in GROUPS[group].base)
     return kind is not None and issubclass(kind, bases)
 
 
 def chosen_by(hint: Any, path: str) -> str:
-    """The word that chooses an option for a field annotated `hint` at a path of a config; empty if none does."""
+    """The word that chooses an option for a field annotated `hint` at a path of a config; empty if there is none."""
     origin = typing.get_origin(hint)
     kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (origin or hint,)
     for name, group in GROUPS.items():
@@ -307,12 +307,12 @@ def chosen_by(hint: Any, path: str) -> str:
 
 
 def accepts(hint: Any, target: Any, owner: Any, *, partial: bool = False) -> bool:
-    """Whether a field annotated `hint` of `owner` may hold what the target of a nested node makes.
+    """Whether a field of `owner` annotated `hint` may hold the object that the target of a nested node makes.
 
-    A class fits its bases, a function what it is annotated to return: one that returns None, or says nothing, fits no field.
-    `X | None` takes what X takes. A field annotated Any takes what conf/ names and what fits a group; one of a class of the
-    user's own also a dataclass out of the same package. A Callable is taken as in `_is_function_for`.
-    partial: whether the node is bound and not called, which makes a function of any target.
+    A class fits its bases; a function fits the type that it is annotated to return, and no field if it returns None or is not
+    annotated. `X | None` accepts what X accepts. A field annotated Any accepts what conf/ names and what fits a group; in the
+    user's own class it also accepts a dataclass from the same package. For a Callable see `_is_function_for`. partial: whether
+    the node is bound and not called, which makes any target a function.
     """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -326,13 +326,13 @@ def accepts(hint: Any, target: Any, owner: Any, *, partial: bool = False) -> boo
     base, kind = origin or hint, _kind(target)
     if partial or kind is None or not isinstance(base, type) or base is type(None):
         return False
-    if getattr(base, "_is_protocol", False):  # by its bases, not by the names of its methods
+    if getattr(base, "_is_protocol", False):  # decided by its bases, not by the names of its methods
         return base in kind.__mro__
     return issubclass(kind, base)
 
 
 def _kind(target: Any) -> type | None:
-    """The class that a node with this target makes an object of; None if nobody says."""
+    """The class of the object that a node with this target makes; None if it is not declared."""
     if not isinstance(target, type):
         returned = hints_of(target).get("return") if callable(target) else None
         target = typing.get_origin(returned) or returned
@@ -346,9 +346,9 @@ def _fits_any(target: Any, owner: Any) -> bool:
 
 
 def _is_function_for(hint: Any, target: Any, *, partial: bool) -> bool:
-    """Whether a node makes a Callable: a function that is bound, a class with `__call__`, or what is annotated to return one.
+    """Whether a node makes a Callable: a bound function, a class with `__call__`, or a target annotated to return one.
 
-    A bound one of rlx's or of torch's fits only where the Callable says what it returns and the target is that.
+    A bound target of rlx or torch fits only if the Callable declares a return type and the target has that type.
     """
     if partial:
         returned = typing.get_args(hint)[-1] if typing.get_args(hint) else Any

@@ -1,4 +1,4 @@
-"""Whether the ranks have drawn the same batch: what it holds, in a few numbers that can be compared."""
+"""Checks that all ranks have drawn the same batch, by a few numbers that summarise its contents."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 _SKIPPED = frozenset({"metrics"})  # which may hold seconds
-_TOLERANCE = 1e-3  # of the size of a tensor: devices round otherwise
-_ROUNDING = 1e-6  # in what is 0 but for rounding
+_TOLERANCE = 1e-3  # relative to the size of a tensor: devices round differently
+_ROUNDING = 1e-6  # for values that are 0 up to rounding
 
 Contents = dict[str, tuple[str, float, float]]
 
@@ -21,7 +21,7 @@ Contents = dict[str, tuple[str, float, float]]
 def contents(batch: Any) -> Contents:
     """Place in a batch -> (digest of its integers, norm of its floats, inner product of its floats with fixed numbers).
 
-    Its rows' lengths are looked at, and arrays and tensors, also those in lists, dataclasses and mappings; nothing else is.
+    Only the rows' lengths, arrays and tensors count, including those in lists, dataclasses and mappings.
     """
     hashes: dict[str, Any] = {}
     sizes: dict[str, list[float]] = {}
@@ -39,7 +39,7 @@ def contents(batch: Any) -> Contents:
 
 
 def difference(one: Contents, other: Contents) -> str:
-    """The first place where two batches differ, empty if they are alike up to rounding."""
+    """The first place where two batches differ; empty if they are equal up to rounding."""
     for place in dict.fromkeys((*one, *other)):
         if place not in one or place not in other or one[place][0] != other[place][0]:
             return place

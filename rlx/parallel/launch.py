@@ -1,7 +1,7 @@
-"""Starts the ranks of a run on this machine and waits for them: no rank outlives the others, or this process.
+"""Starts the ranks of a run on this machine and waits for them. No rank outlives the others or this process.
 
-Imports no torch. torchrun serves as well, and over several machines; it sends every rank SIGTERM as soon as one ends and answers
-any end but 0 with exit code 1, and a stopped run ends with 75 or 130 here, which sweeps and schedulers ask for.
+Does not import torch. torchrun can be used instead, also over several machines. But torchrun sends SIGTERM to every rank as soon
+as one ends and turns every exit code except 0 into 1; here a stopped run ends with 75 or 130, which sweeps and schedulers need.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from rlx.interrupt import handled
 
 STORE, RECORD, PARENT = "RLX_STORE_SOCKET", "RLX_RECORD_PIPE", "RLX_PARENT"
 STOPPED = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
-LINES = 20  # of a rank's output that are shown where it failed
-_POLL = 0.05  # seconds between two looks at the ranks
+LINES = 20  # lines of a failed rank's output that are shown
+_POLL = 0.05  # seconds between two checks of the ranks
 _TELL_SECONDS = 2.0  # after a rank was stopped, the others are, if they have not noticed
 
 
 def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> int:
-    """How many ranks torchrun (or another starter that speaks its variables) has started; 1 where there is none."""
+    """The number of ranks that torchrun, or another launcher with its variables, has started; 1 without one."""
     named = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return int(environment["WORLD_SIZE"]) if all(environment.get(name) for name in named) else 1
 
 
 @dataclass
 class Rank:
-    """A process that was started. log: its output, but that of rank 0, which goes where this process's goes."""
+    """A started process. log: its output; rank 0 writes to the output of this process instead."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -46,7 +46,7 @@ class Rank:
 
     @property
     def code(self) -> int | None:
-        """As Popen has it: negative after a signal; None while it runs."""
+        """The return code as in Popen: negative after a signal; None while the process runs."""
         return self.process.returncode
 
     def last_lines(self) -> str:
@@ -65,7 +65,7 @@ class Rank:
 
 @dataclass
 class Outcome:
-    """How the ranks ended. code: the exit code of the command. message: for stderr, where no rank has said it.
+    """How the ranks ended. code: the exit code of the command. message: for stderr, if no rank has printed it.
 
     directory: of the record, once there is one.
     """
@@ -83,14 +83,14 @@ class Outcome:
 
 @dataclass
 class RankGroup:
-    """The ranks of a run on this machine. grace: seconds that the others have to end by themselves after one ended badly."""
+    """The ranks of a run on this machine. grace: seconds that the others get to end by themselves after one has failed."""
 
     ranks: list[Rank]
     grace: float
     signals: list[int] = field(default_factory=list)
 
     def wait(self) -> None:
-        """Wait until every rank has ended, by itself or killed `grace` seconds after another one ended badly."""
+        """Wait until every rank has ended by itself, or was killed `grace` seconds after another one failed."""
         sent, has_told = 0, False
         while running := self._running():
             for number in self.signals[sent:]:
@@ -114,7 +114,7 @@ class RankGroup:
         return [rank for rank in self.ranks if rank.ended is None]
 
     def _alone(self) -> int | None:
-        """The signal of a rank that it stopped before the others could be told."""
+        """The signal that stopped a rank before it could tell the others."""
         now = time.monotonic()
         codes = [rank.code for rank in self.ranks if rank.ended is not None and now - rank.ended > _TELL_SECONDS]
         return next(
@@ -147,7 +147,7 @@ class RankGroup:
         return code, "\n".join(said)
 
     def end(self) -> None:
-        """Kill what still runs, and close the logs."""
+        """Kill the ranks that still run, and close the logs."""
         for rank in self.ranks:
             if rank.process.poll() is None:
                 rank.process.kill()
@@ -157,7 +157,7 @@ class RankGroup:
 
 
 def require_few_processes(key: str, wanted: int) -> None:
-    """Raises ConfigError if a key asks for far more processes at once than this machine has cores."""
+    """Raises ConfigError if a key asks for far more parallel processes than this machine has cores."""
     cores = os.cpu_count() or 1
     if wanted > (most := max(32, 8 * cores)):
         raise ConfigError(
@@ -168,8 +168,8 @@ def require_few_processes(key: str, wanted: int) -> None:
 def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int, module: str = "rlx") -> Outcome:
     """Run `python -m MODULE ARGUMENTS` as `ranks` processes on this machine.
 
-    timeout: seconds that ranks wait for each other. threads: CPU threads of each rank, unless OMP_NUM_THREADS says.
-    Raises ConfigError for far more ranks than this machine has cores.
+    timeout: seconds that ranks wait for each other. threads: CPU threads of each rank, unless OMP_NUM_THREADS is set. Raises
+    ConfigError for far more ranks than this machine has cores.
     """
     require_few_processes("ranks", ranks)
     listening = _listening()
@@ -198,7 +198,7 @@ def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int
 
 
 def _listening() -> socket.socket:
-    """A listening socket of this machine, which rank 0 takes over: its number cannot be taken meanwhile."""
+    """A listening socket that rank 0 takes over, so that no other process can take its port in the meantime."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
@@ -222,7 +222,7 @@ def _variables(number: int, ranks: int, listening: socket.socket, threads: int) 
 
 
 def _started(number: int, command: Sequence[str], variables: Mapping[str, str], files: Sequence[int]) -> Rank:
-    """A rank in a session of its own: a Ctrl-C of the terminal reaches it through this process, once."""
+    """Start a rank in its own session, so that a Ctrl-C of the terminal reaches it only once, through this process."""
     log = None if number == 0 else tempfile.TemporaryFile()  # noqa: SIM115 (it has no name, so that nothing stays behind)
     process = subprocess.Popen(
         [sys.executable, "-m", *command],

@@ -1,6 +1,6 @@
-"""The ranks of a run: processes that train one policy together, each on its own rows. What they exchange goes through here.
+"""The ranks of a run: processes that train one policy together, each on its own rows. All communication is here.
 
-A loss is a sum over rows whose weights are those of the whole update, so gradients of ranks add: nothing is averaged.
+A loss is a sum over rows with weights computed for the whole update, so gradients are added over ranks, never averaged.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from rlx.parallel.launch import PARENT, RECORD, STORE, ranks_of_environment
 from rlx.record.directory import is_alive, this_process
 
 T = TypeVar("T")
-_BUCKET = 1 << 24  # elements that are summed at once: the memory that a sum takes besides the gradients
+_BUCKET = 1 << 24  # elements that are summed at once: the extra memory of a sum
 _ANSWER_SECONDS = 3.0
 _DYING_SECONDS = 1.0
-_LOST = ("Connection closed", "Connection reset", "Timed out", "timed out", "Broken pipe")  # in what gloo says
+_LOST = ("Connection closed", "Connection reset", "Timed out", "timed out", "Broken pipe")  # in gloo's message
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 class RankError(TrainingError):
-    """A rank died, does not answer, or is at another place of the program than the others."""
+    """A rank died, does not answer, or is at a different point of the program from the others."""
 
 
 class KeepsStep(Protocol):
-    """What ranks ask of models that are split over them: see rlx.parallel.sharded.Lockstep."""
+    """The interface that Ranks uses for sharded models; see rlx.parallel.sharded.Lockstep."""
 
     is_inside: bool
 
@@ -51,7 +51,7 @@ class KeepsStep(Protocol):
 
 
 class Ranks:
-    """This process among those of the run. Every method but `rows` is called by all ranks, in the same order.
+    """This process among those of the run. All ranks must call every method except `rows`, in the same order.
 
     rank: 0 to world - 1; rank 0 writes the record. timeout: seconds that a rank waits for the others.
     Raises RankError if a rank died or does not answer in time.
@@ -61,16 +61,16 @@ class Ranks:
         self.rank, self.world, self.timeout = rank, world, timeout
         self.group, self._store = group, store
         self._count = 0
-        self.seconds = 0.0  # spent in exchanges, waiting for the others included
+        self.seconds = 0.0  # spent in communication, including waiting for the others
         self._shared: Exception | None = None  # the error that all ranks raised last
-        self.lockstep: KeepsStep | None = None  # where models are split over the ranks
+        self.lockstep: KeepsStep | None = None  # if models are sharded
         self._processes: list[dict[str, Any]] = [this_process()]
         self._processes = self.exchange("the start", this_process)
 
     def end(self, error: BaseException | None) -> None:
-        """Wait until all ranks have come to the end of the run, and leave the group.
+        """Wait until all ranks have reached the end of the run, and leave the group.
 
-        error: what ends it; where this rank alone knows of it, the others are left at once and learn of it from the connection.
+        error: why the run ends. If only this rank knows of it, it leaves at once, and the others notice the lost connection.
         """
         seen = error
         while seen is not None and seen is not self._shared and not hasattr(seen, "signal_name"):
@@ -94,9 +94,9 @@ class Ranks:
         return slice(int(bounds[mine]), int(bounds[mine + 1]))
 
     def exchange(self, what: str, function: Callable[[], T]) -> list[T]:
-        """What function() gives on each rank, in their order. Where it raises on one rank, every rank raises that error.
+        """The results of function() on each rank, in order. If it raises on one rank, every rank raises that error.
 
-        what: said in errors, and compared between ranks. The results are pickled.
+        what: named in errors, and compared between ranks. The results are pickled.
         """
         value: T | None = None
         failure: Exception | None = None
@@ -107,7 +107,7 @@ class Ranks:
         except Exception as error:
             if self.lockstep is not None and self.lockstep.is_inside:
                 with self.watched(what):
-                    raise  # the others are in the middle of a pass, and learn of it from the connection
+                    raise  # the others are in the middle of a pass, and notice the lost connection
             failure = error
         said = None if failure is None else _as_message(failure)
         given: list[Any] = [None] * self.world
@@ -124,7 +124,7 @@ class Ranks:
         return [result for _, _, result in given]
 
     def together(self, what: str, function: Callable[[], T]) -> T:
-        """What function() gives on this rank, once it succeeded on every rank; where it raises on one, every rank raises."""
+        """The result of function() on this rank, once it succeeded on every rank. If it raises on one rank, every rank raises."""
         found: list[T] = []
 
         def call() -> None:
@@ -134,7 +134,7 @@ class Ranks:
         return found[0]
 
     def from_first(self, what: str, function: Callable[[], T]) -> T:
-        """What function() gives on rank 0, where alone it is called; every rank raises what it raises."""
+        """The result of function(), which is called on rank 0 only; every rank raises what it raises."""
         return cast("T", self.exchange(what, lambda: function() if self.is_first else None)[0])
 
     def agree(self, *flags: int) -> tuple[int, ...]:
@@ -153,7 +153,7 @@ class Ranks:
         return tuple(int(value) for value in values)
 
     def sum(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
-        """The sum over ranks of each tensor; like: tensors of the same shapes; None if no rank has one.
+        """The sum over ranks of each tensor; None if no rank has it. like: tensors with the same shapes.
 
         present: whether any rank has the tensor. Half-precision tensors are summed in float32.
         """
@@ -176,7 +176,7 @@ class Ranks:
         return result
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite these tensors by those of rank 0."""
+        """Overwrite these tensors with those of rank 0."""
         with torch.no_grad():
             for tensor in tensors:
                 value = tensor.detach().contiguous()
@@ -185,13 +185,13 @@ class Ranks:
                 tensor.copy_(value)
 
     def name(self, rank: int) -> str:
-        """A rank with its process, for messages."""
+        """The name of a rank, with its process, for messages."""
         process = self._processes[rank] if rank < len(self._processes) else {}
         return f"rank {rank} (process {process.get('pid')} on {process.get('host')})"
 
     @contextmanager
     def watched(self, what: str) -> Iterator[None]:
-        """Within this context torch's errors of communication name the rank that is missing."""
+        """A context in which torch's communication errors name the missing rank."""
         try:
             yield
         except RuntimeError as error:
@@ -209,13 +209,13 @@ class Ranks:
             self._store.set(f"at/{self.rank}", str(self._count))
             yield
             self.seconds += time.perf_counter() - start
-        except RuntimeError as error:  # torch's errors of communication derive from it
+        except RuntimeError as error:  # torch's communication errors derive from it
             raise RankError(self._missing(what)) from error
 
     def _missing(self, what: str) -> str:
-        """Which rank is missing, in words: one whose process is dead, or one that has not come as far as this one."""
+        """Which rank is missing, in words: one whose process is dead, or one that is behind this one."""
         others = [rank for rank in range(len(self._processes)) if rank != self.rank]
-        self._asked(lambda: self._store.set(f"missed/{self.rank}", ""))  # whoever looks later does not take this rank for lost
+        self._asked(lambda: self._store.set(f"missed/{self.rank}", ""))  # so that a later check does not count this rank as lost
         if dead := self._dead(others):
             return f"{' and '.join(map(self.name, dead))} ended before {what}; look at its last output"
         behind = self._behind(others)
@@ -227,9 +227,9 @@ class Ranks:
         return f"the ranks lost each other during {what}; a rank ended, or the connection to it is lost"
 
     def _dead(self, others: Sequence[int]) -> list[int]:
-        """The ranks whose process is gone, but for those that missed another one themselves and ended for that.
+        """The ranks whose process is gone, except those that ended because they missed another one.
 
-        One that is killed loses its connections a moment before it is gone.
+        A killed process loses its connections a moment before it is gone.
         """
         end = time.monotonic() + min(_DYING_SECONDS, 0.1 * self.timeout)
         while True:
@@ -243,7 +243,7 @@ class Ranks:
             time.sleep(0.05)
 
     def _behind(self, others: Sequence[int]) -> list[int]:
-        """The ranks that have made fewer exchanges than this one; rank 0 where it does not even answer."""
+        """The ranks that have made fewer exchanges than this one; rank 0 if it does not answer at all."""
 
         def ask() -> dict[int, int]:
             return {rank: int(self._store.get(f"at/{rank}")) if self._store.check([f"at/{rank}"]) else 0 for rank in others}
@@ -254,20 +254,20 @@ class Ranks:
         return [rank for rank in others if made[rank] < self._count]
 
     def _asked(self, function: Callable[[], T]) -> T | None:
-        """What rank 0 answers, which keeps the store; None if it does not."""
+        """The answer of rank 0, which holds the store; None if it does not answer."""
         found: list[T] = []
 
         def ask() -> None:
             with contextlib.suppress(RuntimeError):
                 found.append(function())
 
-        asking = threading.Thread(target=ask, daemon=True)  # where rank 0 hangs, nobody answers
+        asking = threading.Thread(target=ask, daemon=True)  # if rank 0 hangs, nobody answers
         asking.start()
         asking.join(min(_ANSWER_SECONDS, 0.1 * self.timeout))
         return found[0] if found else None
 
     def _error(self, failed: list[tuple[int, bytes]], mine: Exception | None) -> Exception:
-        """The error that every rank raises: its own where all have the same, else the first one, with its rank."""
+        """The error that every rank raises: its own if all have the same, else the first one, with its rank."""
         errors = [(rank, cast("Exception", pickle.loads(message))) for rank, message in failed]
         error = errors[0][1]
         if len(errors) == self.world and len({str(each) for _, each in errors}) == 1:
@@ -279,7 +279,7 @@ class Ranks:
 
 
 def _as_message(error: Exception) -> bytes:
-    """An error of rlx as it is; another one as a TrainingError with its traceback."""
+    """An RlxError unchanged; any other error as a TrainingError with its traceback."""
     if isinstance(error, RlxError):
         with contextlib.suppress(Exception):
             message = pickle.dumps(error)
@@ -292,7 +292,7 @@ def _as_message(error: Exception) -> bytes:
 
 
 def _buckets(like: Sequence[Tensor], present: Sequence[bool]) -> Iterator[list[int]]:
-    """Places of tensors that are summed at once: of one type, up to _BUCKET elements."""
+    """The indices of tensors that are summed together: of one type, up to _BUCKET elements."""
     bucket: list[int] = []
     size = 0
     for place, tensor in enumerate(like):
@@ -309,10 +309,10 @@ def _buckets(like: Sequence[Tensor], present: Sequence[bool]) -> Iterator[list[i
 
 
 def join(world: int, *, timeout: float, device: str) -> Ranks:
-    """Join the group that the environment describes, as `rlx train ranks=N` and torchrun set it. A GPU is chosen by local rank.
+    """Join the group described by the environment variables of `rlx train ranks=N` or torchrun. The local rank chooses the GPU.
 
     Raises ConfigError if this process was not started as one of `world`, or there are fewer GPUs than ranks on this machine;
-    RankError where the others do not come in time.
+    RankError if the others do not arrive in time.
     """
     if ranks_of_environment() != world:
         raise ConfigError(
@@ -335,7 +335,9 @@ def join(world: int, *, timeout: float, device: str) -> Ranks:
         store = _store(rank, world, wait)
         backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
         shared = dist.PrefixStore("group", store)
-        patience = datetime.timedelta(seconds=max(0.5 * timeout, 0.9 * timeout - 10))  # the rest is for saying so and ending
+        patience = datetime.timedelta(
+            seconds=max(0.5 * timeout, 0.9 * timeout - 10)
+        )  # the rest of the time is for reporting and ending
         dist.init_process_group(backend, store=shared, rank=rank, world_size=world, timeout=patience)
     except RuntimeError as error:
         raise RankError(f"rank {rank} of {world} did not find the others within {timeout:g} seconds: {error}") from error
@@ -343,7 +345,7 @@ def join(world: int, *, timeout: float, device: str) -> Ranks:
 
 
 def end_process(code: int) -> None:
-    """End this process now: the threads of a group that an error left open would keep the interpreter from ending."""
+    """End this process now, because the threads of a group left open by an error would keep the interpreter alive."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -358,7 +360,7 @@ def tell_record(directory: os.PathLike[str]) -> None:
 
 
 def _store(rank: int, world: int, wait: datetime.timedelta) -> Any:
-    """What the ranks meet at: the socket that `rlx train` opened for them, or that of torchrun."""
+    """The store where the ranks meet: the socket that `rlx train` opened for them, or torchrun's."""
     port = os.environ.pop(STORE, None)
     if port is None:
         store, _, _ = next(dist.rendezvous("env://", timeout=wait))
@@ -370,9 +372,9 @@ def _store(rank: int, world: int, wait: datetime.timedelta) -> Any:
 
 
 def _die_with_parent() -> None:
-    """Let the kernel end this process when the one that started it is gone, however that ended."""
+    """Let the kernel end this process when the process that started it is gone, however that ended."""
     started_by = os.environ.get(PARENT)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
-    if started_by is not None and os.getppid() != int(started_by):  # it was gone before
+    if started_by is not None and os.getppid() != int(started_by):  # it was already gone
         os._exit(ExitCode.FAILED)

@@ -1,8 +1,8 @@
-"""Models that are split over the ranks (FSDP2): each rank holds a part of every weight, gradient and moment.
+"""Sharded models (FSDP2): each rank holds a part of every weight, gradient and moment.
 
-A forward or backward pass of such a model gathers its weights block by block, so all ranks have to make it at the same time.
-Ranks have different rows, so one makes more passes than another: before each pass the ranks agree on one that some of them need,
-and a rank that does not need it makes one of a single token, whose gradient is 0. Whoever calls a policy sees nothing of it.
+A forward or backward pass of such a model gathers its weights block by block, so all ranks must make it at the same time. Ranks
+have different rows and need different numbers of passes. Before each pass the ranks agree on one that some of them need; a rank
+that does not need it makes a pass of a single token whose gradient is 0. Callers of a policy do not notice this.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from rlx.errors import ConfigError
 from rlx.parallel.ranks import Ranks
 from rlx.policy.forward import ANNOUNCE
 
-_NOTHING, _BACKWARD, _FORWARD = 0, 1, 2  # what a rank is about to do; of several wishes the largest is granted first
-_TRIED = 1e-9  # largest difference of an optimiser's step on parts from its step on the whole
+_NOTHING, _BACKWARD, _FORWARD = 0, 1, 2  # what a rank wants to do next; the largest of several wishes is granted first
+_TRIED = 1e-9  # largest difference between an optimiser's step on parts and its step on the whole
 
 
 @dataclass(eq=False)
 class Lockstep:
-    """Lets the ranks make the passes of sharded models together. One of a process's `Ranks`."""
+    """Makes the ranks run the passes of sharded models together. Each process's `Ranks` has one."""
 
     ranks: Ranks
     device: torch.device
-    is_inside: bool = False  # a pass has begun and not ended: an error in it cannot be told to the others
+    is_inside: bool = False  # a pass has begun and not ended; an error in it cannot be reported to the others
     _models: list[nn.Module] = field(default_factory=list)
-    _outputs: list[Tensor] = field(default_factory=list)  # of the forward passes whose backward pass is to come
+    _outputs: list[Tensor] = field(default_factory=list)  # of the forward passes whose backward pass is still to come
     _is_granted: bool = False
 
     def add(self, model: nn.Module) -> None:
@@ -75,7 +75,7 @@ class Lockstep:
             with torch.set_grad_enabled(bool(has_grad)):
                 if hasattr(model, "config"):
                     model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=self.device), use_cache=False)
-                else:  # a value head: its input has a gradient in a pass that is not made beside others, too
+                else:  # a value head: its input also has a gradient in a pass that is not paired with others
                     weight = next(model.parameters())
                     model(torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=self.device, requires_grad=bool(has_grad)))
 
@@ -84,12 +84,12 @@ class Lockstep:
         self.agree_on(_NOTHING)
 
     def backward(self, heads: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> None:
-        """The backward pass of `heads`, into the `grad` of the parameters: the sum over all ranks."""
+        """Run the backward pass of `heads` into the `grad` of the parameters, summed over all ranks."""
         self.agree_on(_BACKWARD)
         self._backward(heads, seeds)
 
     def _backward(self, heads: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> None:
-        """Every forward pass gets a gradient, if of 0, so that the passes of all ranks gather and reduce alike."""
+        """Give every forward pass a gradient, possibly 0, so that the passes of all ranks gather and reduce in the same way."""
         outputs, self._outputs = self._outputs, []
         nothing = [torch.zeros((), dtype=output.dtype, device=output.device).expand_as(output) for output in outputs]
         self.is_inside = True
@@ -97,7 +97,7 @@ class Lockstep:
         self.is_inside = False
 
     def gradients(self, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
-        """What the backward passes of all ranks have added up, which is taken out."""
+        """Take out the gradients that the backward passes of all ranks have added up."""
         found = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
@@ -105,12 +105,12 @@ class Lockstep:
 
 
 def shard(models: Sequence[nn.Module], ranks: Ranks, *, device: torch.device) -> None:
-    """Split these models over the ranks, a transformers model block by block, and keep the ranks in step from now on.
+    """Shard these models over the ranks (a transformers model block by block) and keep the ranks in step from now on.
 
-    Gradients of ranks add. A block is moved to `device` when it is split. A model may be named twice.
-    Raises ConfigError for a model whose blocks are not known.
+    Gradients are added over ranks. A block is moved to `device` when it is split. A model may be given twice. Raises ConfigError
+    for a model that does not name its blocks.
     """
-    # nothing is done in place with its values
+    # nothing changes its values in place
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDPValueHead\) returned a view", UserWarning)
     mesh = DeviceMesh.from_group(ranks.group, device.type)
     ranks.lockstep = Lockstep(ranks, device)
@@ -118,16 +118,16 @@ def shard(models: Sequence[nn.Module], ranks: Ranks, *, device: torch.device) ->
         for module in (*_blocks(model), model):
             dtype = next(module.parameters()).dtype
             exact = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
-            # also of the root, so that the parameters of a model are its parts whenever they are looked at
+            # also for the root, so that a model's parameters are always its parts
             split = fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=MixedPrecisionPolicy(reduce_dtype=exact))
             split.set_gradient_divide_factor(1.0)
             split.set_force_sum_reduction_for_comms(True)
-            split.set_reduce_scatter_unused_params(True)  # experts that one rank's tokens do not reach
+            split.set_reduce_scatter_unused_params(True)  # experts that get no token of this rank
         ranks.lockstep.add(model)
 
 
 def _blocks(model: Any) -> list[nn.Module]:
-    """The blocks of a transformers model, which are gathered one at a time; a value head has none."""
+    """The blocks of a transformers model, which are gathered one at a time; empty for a value head."""
     if not hasattr(model, "config"):
         return []
     names = set(model._no_split_modules or ())
@@ -142,7 +142,7 @@ def _blocks(model: Any) -> list[nn.Module]:
 def fit_for_parts(make: Any, ranks: Ranks) -> Any:
     """`make`, or `make` without its fused kernel: the first whose steps on parts of a weight equal its step on the full weight.
 
-    Called by all ranks at the same time. Raises ConfigError if they are not.
+    All ranks call it at the same time. Raises ConfigError if neither passes.
     """
     wanted = _tried(make)
     mesh = DeviceMesh.from_group(ranks.group, "cpu")
@@ -151,7 +151,7 @@ def fit_for_parts(make: Any, ranks: Ranks) -> Any:
     for candidate in (make, plain) if getattr(make, "keywords", {}).get("fused") else (make,):
         try:
             found = _tried(candidate, lambda tensor: distribute_tensor(tensor, mesh, [Shard(0)], src_data_rank=None))
-        except Exception as error:  # of whatever kind the class raises
+        except Exception as error:  # the class may raise anything
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             continue
         if all(float((a - b).abs().max()) <= _TRIED for a, b in zip(wanted, found, strict=True)):
@@ -178,12 +178,12 @@ def _tried(make: Any, placed: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The full tensor of one that is split over ranks. Called by all ranks at the same time."""
+    """The full tensor of a sharded one. All ranks call it at the same time."""
     return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def gathered(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """The same state on rank 0, its tensors whole and on the CPU; on the other ranks it is empty. Called by all ranks."""
+    """The same state with full tensors on the CPU, on rank 0; empty on the other ranks. All ranks call it."""
     known: dict[int, Tensor] = {}  # tied weights stay one tensor
 
     def tensor_of(value: Any) -> Any:
@@ -198,7 +198,7 @@ def gathered(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def local_part(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a tensor that every rank has, split as `like` is."""
+    """This rank's part of a tensor that every rank has, sharded like `like`."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

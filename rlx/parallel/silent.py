@@ -16,7 +16,7 @@ from rlx.report.terminal import TrainView
 
 
 class SilentRecorder(Recorder):
-    """Knows the record that rank 0 writes."""
+    """Knows the record that rank 0 writes, and writes nothing."""
 
     def __init__(self, record: RunRecord) -> None:
         self.record, self.directory = record, record.directory
@@ -60,7 +60,7 @@ class SilentView(TrainView):
 
 
 def recorder_of_first(make: Callable[[], Recorder], ranks: Ranks) -> Recorder:
-    """On rank 0 the recorder that `make` gives, on the others one that writes nothing."""
+    """On rank 0 the recorder that `make` returns, on the other ranks one that writes nothing."""
     made: list[Recorder] = []
 
     def create() -> RunRecord:

@@ -1,1 +1,1 @@
-"""What is done with a policy beside training it: measure its speed, evaluate it, sample from it."""
+"""What can be done with a policy besides training: measure its speed, evaluate it, sample from it."""

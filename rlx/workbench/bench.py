@@ -1,6 +1,6 @@
 """Measures how fast an algorithm trains: `python -m rlx.workbench.bench` reads a config from stdin and prints figures.
 
-Each measurement has a process of its own, so that its peak memory is the algorithm's alone and no cache is warm.
+Each measurement runs in its own process, so that the peak memory is that of one algorithm and no cache is warm.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
 
 PHASES = ("draw", "forward", "backward", "step")
-PATIENCE = 10  # a budget of tokens is given up after this many budgets of seconds
+PATIENCE = 10  # the token budget is abandoned after this many budgets of seconds
 PROFILED_STEPS = 2
 Spread = dict[str, Any]  # median, low, high; None if a round did not get there
 
 
 class Clock:
-    """Seconds by phase. The time of a phase within another counts for the inner one alone, so no second counts twice."""
+    """Seconds by phase. Time in a nested phase counts for the inner phase only, so no second counts twice."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
         self._now = now
-        self._inner = [0.0]  # per open phase, what the phases within it took
+        self._inner = [0.0]  # for each open phase, the time of the phases inside it
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -59,15 +59,15 @@ class Clock:
             self._inner[-1] += passed
 
     def take(self) -> dict[str, float]:
-        """The seconds so far; the clock begins again."""
+        """The seconds so far; resets the clock."""
         seconds, self.seconds = self.seconds, {}
         return seconds
 
 
 class TimedAlgorithm:
-    """An algorithm whose draw, forward, backward and step are timed; everything else is the algorithm's own.
+    """Wraps an algorithm and times its draw, forward, backward and step.
 
-    completions: how many completions its draws held so far.
+    completions: the number of completions drawn so far.
     """
 
     def __init__(self, algorithm: Any, clock: Clock) -> None:
@@ -79,14 +79,14 @@ class TimedAlgorithm:
         return getattr(self._own, name)
 
     def draw(self, lab: Any) -> Any:
-        """The algorithm's draw. In a thread of its own it is not timed; the time that the run waits for it is."""
+        """The algorithm's draw. In a separate thread it is not timed; the time that the run waits for it is."""
         with self._clock("draw") if threading.current_thread() is threading.main_thread() else nullcontext():
             batch = self._own.draw(lab)
         self.completions += count_completions(batch)
         return batch
 
     def compute_loss(self, policy: Any, reference: Any, batch: Any) -> Any:
-        """What the algorithm's own compute_loss gives."""
+        """The result of the algorithm's own compute_loss."""
         with self._clock("forward"):
             return self._own.compute_loss(policy, reference, batch)
 
@@ -114,7 +114,7 @@ class TimedOptimizer:
 
 
 class _TimedGradients:
-    """A source of gradients, timed."""
+    """A timed source of gradients."""
 
     def __init__(self, gradients: Any, clock: Clock) -> None:
         self._own = gradients
@@ -130,7 +130,7 @@ class _TimedGradients:
 
 
 def count_completions(batch: Any) -> int:
-    """Completions of a batch, those of all its parts where it is a mixture's."""
+    """The number of completions of a batch; of all its parts for a mixture's batch."""
     parts = getattr(batch, "parts", None)
     if parts is not None:
         return sum(count_completions(part) for part in parts.values())
@@ -142,8 +142,8 @@ def count_completions(batch: Any) -> int:
 class Budget:
     """How long an algorithm is measured.
 
-    tokens, seconds: after how many the score is taken. warmup_steps: first steps that count for no speed. trace: file of a
-    profile, or None.
+    tokens, seconds: the budgets after which the score is taken. warmup_steps: first steps, not counted for speed. trace: the file
+    of a profile, or None.
     """
 
     tokens: int
@@ -153,10 +153,10 @@ class Budget:
 
 
 def measure(cfg: DictConfig, budget: Budget, ranks: Ranks | None = None) -> dict[str, Any]:
-    """Train until both budgets are spent; speeds, phases, scores, memory and the share of the matmul peak.
+    """Train until both budgets are spent; returns speeds, phases, scores, memory and the share of the matmul peak.
 
-    cfg: a config of rlx train. Speeds are over the steps after the warm-up; scores count every step. ranks: those that train
-    together; then the share of the time that they exchange in, waiting included, takes the place of the share of the peak.
+    cfg: a config of rlx train. Speeds are over the steps after the warm-up; scores count every step. ranks: the ranks of the run;
+    with several, the share of time in communication (including waiting) replaces the share of the peak.
     """
     set_threads(cfg.threads)
     experiment = assemble(cfg)
@@ -249,7 +249,7 @@ def _counts(loop: Loop, algorithm: TimedAlgorithm) -> dict[str, float]:
 
 
 def _score(loop: Loop, clock: Clock) -> tuple[float, float]:
-    """The task's score, and the seconds that it took."""
+    """The task's score, and the seconds that measuring it took."""
     start = time.perf_counter()
     score = loop.evaluator(loop.policy).metrics["score"]
     clock.take()
@@ -257,7 +257,7 @@ def _score(loop: Loop, clock: Clock) -> tuple[float, float]:
 
 
 def onednn_operations() -> dict[Any, Any]:
-    """For FlopCounterMode, which does not know oneDNN's product: how its operations are counted, 2 M I O of [M, I] and [O, I]."""
+    """Tells FlopCounterMode how to count oneDNN's product, which it does not know: 2 M I O operations for [M, I] and [O, I]."""
 
     def operations(left: Sequence[int], right: Sequence[int], *_: Any, **__: Any) -> int:
         return 2 * left[0] * left[1] * right[0]
@@ -267,7 +267,7 @@ def onednn_operations() -> dict[Any, Any]:
 
 
 def _share_of_peak(loop: Loop, found: Mapping[str, Any], policy: Any) -> dict[str, Any]:
-    """Floating-point operations of the matrix products of one more step, a second, against what a lone product reaches here."""
+    """Floating-point operations per second of the matrix products of one more step, divided by the peak of a single product."""
     if policy.device.type != "cpu":
         return {"matmul_peak": None, "matmul_share": None}
     from torch.utils.flop_counter import FlopCounterMode
@@ -297,7 +297,7 @@ def _profile(loop: Loop, file: Path) -> str:
 
 
 def spread_of(values: Sequence[float | None]) -> Spread:
-    """Median, smallest and largest; all None if a round has no value, since a median of the others would mislead."""
+    """Median, smallest and largest; all None if a round has no value, because a median of the others would mislead."""
     if not values or any(value is None for value in values):
         return {"median": None, "low": None, "high": None}
     present = [float(value) for value in values if value is not None]
@@ -319,7 +319,7 @@ def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def measure_request(files: Sequence[str] = ()) -> int:
     """Read a request {config, budget} from stdin, measure, print one JSON object; all other output goes to stderr.
 
-    files: of the request and of the answer, where this process is one of several ranks.
+    files: of the request and of the answer, if this process is one of several ranks.
     """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -347,7 +347,7 @@ def measure_request(files: Sequence[str] = ()) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """What `python -m rlx.workbench.bench` calls. One of several ranks ends at once: its group could abort later."""
+    """The entry point of `python -m rlx.workbench.bench`. One of several ranks ends at once: its group could abort later."""
     if not arguments:
         return measure_request()
     from rlx.parallel.ranks import end_process

@@ -1,4 +1,4 @@
-"""Which policy is evaluated or sampled from: a run at one of its checkpoints, a directory of weights, or any policy's config."""
+"""Chooses the policy to evaluate or sample: a run at one of its checkpoints, a directory of weights, or any policy's config."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _SETTINGS = ("dtype", "shared_prefix", "chat_template", "max_length", "max_promp
 class PolicyChoice:
     """A policy with the task and the rollout that belong to it.
 
-    nodes: the checked config of task, policy and rollout. start: the config of the policy that the run began with, or None if
-    that is this policy. record: of the run; weights: directory of the checkpoint; both None for a policy without a run.
-    step: of the checkpoint. precision: of matrix products. matmul: who makes them, see rlx.policy.products.
+    nodes: the checked config of task, policy and rollout. start: the config of the run's initial policy, or None if that is this
+    policy. record: of the run; weights: directory of the checkpoint; both None for a policy without a run.
+    step: of the checkpoint. precision: of matrix products. matmul: the library that computes them, see rlx.policy.products.
     """
 
     nodes: Mapping[str, Any]
@@ -58,7 +58,7 @@ class PolicyChoice:
         return self._placed(policy, device)
 
     def load_start(self, device: torch.device) -> Policy | None:
-        """The policy that the run began with, on that device and in that precision; None if it is this policy."""
+        """The run's initial policy, on that device and in that precision; None if it is this policy."""
         return None if self.start is None else self._placed(make(OmegaConf.create(dict(self.start)), key="policy"), device)
 
     def _placed(self, policy: Policy, device: torch.device) -> Policy:
@@ -72,9 +72,9 @@ class PolicyChoice:
 
 
 def choose_policy(cfg: DictConfig, *, verb: str, allowed: Iterable[str]) -> PolicyChoice:
-    """The policy that a verb's config names; a config read from a record passes the same checks as any other.
+    """The policy that a verb's config names. A config read from a record passes the same checks as any other.
 
-    allowed: what the command line serves; what `trusted_targets` finds in the record is allowed too.
+    allowed: the names that the command line allows; those that `trusted_targets` finds in the record are allowed too.
     """
     chosen = {group: _chosen(cfg, group) for group in GROUPS}
     record, weights = None, None
@@ -142,7 +142,7 @@ def located(place: Path, checkpoint: Any) -> tuple[RunRecord | None, Path]:
 
 
 def chosen_step(run: Path, checkpoint: Any) -> int:
-    """The step that `checkpoint` means: last, best or a number."""
+    """The step for a value of `checkpoint`: last, best or a number."""
     steps = checkpoint_steps(run)
     if not steps:
         others = [
@@ -170,7 +170,7 @@ def chosen_step(run: Path, checkpoint: Any) -> int:
 
 
 def best_step(last: Path) -> int:
-    """The step of the best evaluation, as the last checkpoint knows it."""
+    """The step of the best evaluation, as stored in the last checkpoint."""
     try:
         return int(json.loads((last / TRAINER_JSON).read_text())["best_step"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:

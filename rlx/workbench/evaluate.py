@@ -1,4 +1,4 @@
-"""Scores a checkpoint, or any policy, on a task, and keeps the figures in a record of their own."""
+"""Scores a checkpoint, or any policy, on a task, and writes the figures to their own record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERB = "evaluate"
 
 @dataclass(frozen=True)
 class Scored:
-    """The evaluation, the directory of its record, and what was evaluated on what."""
+    """An evaluation: its figures, the directory of its record, the policy and the task."""
 
     evaluation: Evaluation
     directory: Path
@@ -40,9 +40,9 @@ class Scored:
 def evaluate_checkpoint(
     cfg: DictConfig, choice: PolicyChoice, *, command: Sequence[str], overrides: Sequence[str], directory: Path | None = None
 ) -> Scored:
-    """Evaluate `choice` as the config says. directory: of the record, where the caller chose one.
+    """Evaluate `choice` as the config says. directory: of the record, if the caller chose one.
 
-    Raises RlxError; once the policy is loaded, with a record that says failed.
+    Raises RlxError; once the policy is loaded, the record then has the status failed.
     """
     start = time.monotonic()
     set_threads(cfg.threads)
@@ -79,7 +79,7 @@ def evaluate_checkpoint(
 
 
 def _start(choice: PolicyChoice, policy: Policy, score: str, device: torch.device) -> Policy:
-    """The policy that KL and implicit rewards are measured from: the one that the run began with."""
+    """The policy that KL and implicit rewards are measured against: the run's initial policy."""
     started = choice.load_start(device)
     if started is not None:
         return started
@@ -92,12 +92,12 @@ def _start(choice: PolicyChoice, policy: Policy, score: str, device: torch.devic
 
 
 def _without_drift(figures: Mapping[str, float]) -> dict[str, float]:
-    """Without what is measured from the policy that a run began with: here that would be the policy itself."""
+    """The figures without those measured against a run's initial policy, which would be the policy itself here."""
     return {name: value for name, value in figures.items() if name not in ("kl", "pair_accuracy") and "log_ratio" not in name}
 
 
 def _steps(choice: PolicyChoice) -> int:
-    """The steps behind the policy: those of the whole run if it is completed, whichever of its checkpoints was taken."""
+    """The steps behind the policy; for a completed run all its steps, whichever checkpoint was taken."""
     result = choice.record.result if choice.record is not None else None
     steps = result.metadata.get("steps") if result is not None else None
     return int(steps) if isinstance(steps, int) else choice.step

@@ -21,15 +21,15 @@ from rlx.task.base import Prompt, Task, Text
 from rlx.task.messages import as_text
 from rlx.workbench.choice import PolicyChoice
 
-LONGEST = 128  # tokens, where neither the rollout nor a task says
+LONGEST = 128  # tokens, if neither the rollout nor a task sets a limit
 _OF_ROLLOUT = ("temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens")
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion. logprob: of all its tokens under the policy at temperature 1, in nats; its end counts where it has one.
+    """One completion. logprob: of all its tokens under the policy at temperature 1, in nats, including the end token if any.
 
-    reward: name -> value where the prompt is the task's and the task gives rewards, else None.
+    reward: name -> value if the prompt comes from the task and the task gives rewards, else None.
     turns: of a conversation with the task's environment, its messages, those of the assistant with their rewards; else None.
     """
 
@@ -51,7 +51,7 @@ class Completion:
 
 
 def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str], None]) -> list[list[Completion]]:
-    """For each prompt its completions, as the config says. note: is told what a reader must know of how they were made."""
+    """The completions of each prompt, as the config says. note: called with remarks on how they were made."""
     set_threads(cfg.threads)
     given = prompts_in(cfg.prompt)
     task = choice.make("task") if given is None else None
@@ -64,7 +64,7 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str
         if any(isinstance(prompt.text, str) for prompt in prompts):
             note(f"a text is a user's message to {policy.name}, in its chat template; chat=false sends it as it is")
         prompts = [Prompt(as_message(prompt.text)) for prompt in prompts]
-    foreign = choice.record is None and cfg.task is None and given is not None  # no task says how long answers are
+    foreign = choice.record is None and cfg.task is None and given is not None  # no task limits the length of answers
     longest = LONGEST if foreign else choice.nodes["task"].get("max_new_tokens", LONGEST)
     played = play(
         _Answers(name="prompts", max_new_tokens=longest) if task is None else task,
@@ -73,7 +73,7 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str
         prompts,
         group_size=1 if cfg.greedy else cfg.num_samples,
         stream=Stream(cfg.seed, ("sample",)),
-        # what a prompt is given does not depend on the others; those of an environment may differ in their columns alone
+        # a prompt's completions do not depend on the others; prompts of an environment may differ only in their columns
         prompt_keys=[str(prompt.text) or str(dict(prompt.columns)) for prompt in prompts],
         greedy=cfg.greedy,
     )
@@ -86,7 +86,7 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str
 
 @dataclass(frozen=True, kw_only=True)
 class _Answers(Task):
-    """Prompts from the command line, whose answers nobody rewards."""
+    """Prompts from the command line, whose answers get no reward."""
 
     offers: ClassVar[frozenset[str]] = frozenset()
     score: ClassVar[str] = ""
@@ -101,7 +101,7 @@ def prompts_in(prompt: Any) -> list[Text] | None:
         return None
     values = OmegaConf.to_container(prompt) if OmegaConf.is_config(prompt) else prompt
     if isinstance(values, str) and values.startswith(("{", "[{", "[[{")):
-        with contextlib.suppress(ValueError, RecursionError):  # a text may begin so
+        with contextlib.suppress(ValueError, RecursionError):  # a text may also begin like this
             values = json.loads(values)
     if not isinstance(values, list) or (values and all(isinstance(value, dict) for value in values)):
         values = [values]
@@ -118,7 +118,7 @@ def _prompt(value: Any) -> Text:
 
 
 def speaks_chat(asked: bool | None, choice: PolicyChoice, policy: Policy) -> bool:
-    """Whether a text is sent as a user's message: as asked, else where the policy has a chat template and a run's task chats."""
+    """Whether to send a text as a user message: as asked, else if the policy has a chat template and a run's task chats."""
     if asked is not None:
         return asked
     if policy.tokenizer.chat_template is None:

@@ -1,4 +1,4 @@
-"""Measures algorithms on one task, policy and budget: their speed, the parts of their time, and the score they reach."""
+"""Measures algorithms on one task, policy and budget: their speed, time per phase, and the score they reach."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NAMES, _RANKS, _AHEAD = "algorithms", "ranks", "ahead"
 
 @dataclass
 class BenchConfig(RunNodes):
-    """Config of rlx bench. Each run that it measures has a config of rlx train."""
+    """Config of rlx bench. Each measured run has its own config of rlx train."""
 
     rounds: int = at_least(1)
     tokens: int = at_least(1)
@@ -97,7 +97,7 @@ def prepare(line: CommandLine) -> None:
 
 
 def run(composed: Composed) -> int:
-    """Measure the algorithms in turn, in several rounds, and print the results; returns the exit code."""
+    """Measure the algorithms alternately in several rounds, print the results and return the exit code."""
     cfg = composed.config
     names = composed.values.get(_NAMES, composed.algorithm).split(",")
     configs = {
@@ -160,7 +160,7 @@ def training_config(composed: Composed) -> dict[str, Any]:
 
 
 def measured_round(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str | None) -> Mapping[str, Any]:
-    """The measurements of one round of one algorithm, which runs in a process of its own."""
+    """The measurements of one round of one algorithm, which runs in its own process."""
     budget = {"tokens": cfg.tokens, "seconds": cfg.seconds, "warmup_steps": cfg.warmup_steps, "trace": trace}
     request = {"config": {**config, "seed": cfg.seed + number}, "budget": budget}
     if config["ranks"] > 1:
@@ -175,7 +175,7 @@ def measured_round(config: Mapping[str, Any], cfg: DictConfig, number: int, trac
 
 
 def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The measurements of one round that several processes train together, as rank 0 made them."""
+    """The measurements of one round with several ranks, as rank 0 made them."""
     from rlx.parallel.launch import launch
     from rlx.sweep.pool.resources import num_cores
 
@@ -198,7 +198,7 @@ def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def answered(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The measurements, or the error that the measuring process met, raised."""
+    """The measurements. Raises the error that the measuring process met."""
     if "error" in answer:
         error = RlxError(*answer["error"].splitlines())
         error.exit_code = answer["exit_code"]
@@ -249,7 +249,7 @@ def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> N
 
 
 def with_efficiency(rounds: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rounds, each with its tokens a second a device over those of the algorithm's first number of ranks.
+    """The rounds, each with its efficiency: tokens per second and device, relative to the first number of ranks.
 
     A device is a GPU, or a CPU thread: two ranks of one thread have as many as one rank of two.
     """
@@ -270,5 +270,5 @@ def round_text(found: Mapping[str, Any]) -> str:
 
 
 def file_name(name: str) -> str:
-    """An algorithm's name in characters that a file name can have."""
+    """An algorithm's name, reduced to characters that are valid in a file name."""
     return "".join(character if character.isalnum() or character in "._-" else "_" for character in name)

@@ -1,4 +1,4 @@
-"""Is an algorithm sane? Its laws, with what is wrong and how to fix it; without an algorithm, checks of the installation."""
+"""Tests an algorithm for bugs, one law per line, with what is wrong and how to fix it; without one, checks the installation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCHEMA = CheckConfig
 
 
 def narrow(composed: Composed) -> Composed:
-    """What is checked: the algorithm, the loss in the plainest algorithm of its kind, or without either the installation."""
+    """Decide what to check: the algorithm, the loss in the simplest algorithm of its kind, or with neither the installation."""
     named = composed.named("algorithm", "loss")
     if not named and (others := composed.named(*RUN_GROUPS, "same_as", "exact")):
         words = shlex.join(composed.command[2:])
@@ -75,7 +75,7 @@ def run(composed: Composed) -> int:
 
 
 def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
-    """What the laws are tried on. own_task: was the task chosen? Then it must have all that a run would ask of it."""
+    """The subject of the laws. own_task: whether the task was chosen; it must then offer everything that a run needs."""
     import transformers
 
     from rlx.algorithm.base import Need
@@ -100,7 +100,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
 
 
 def plainest_with(loss: Any) -> Any:
-    """The plainest algorithm that reads a loss."""
+    """The simplest algorithm that reads a loss."""
     import rlx
     from rlx.loss.policy_gradient.base import PolicyGradientLoss
     from rlx.loss.preference.base import PreferenceLoss
@@ -115,7 +115,7 @@ def plainest_with(loss: Any) -> Any:
 
 
 def report(cfg: DictConfig, subject: Subject, name: str) -> int:
-    """Try the laws and print them as they come."""
+    """Test the laws and print each result as it comes."""
     from rlx.check.checker import LAWS, check_algorithm
     from rlx.config.suggest import did_you_mean, nearest
     from rlx.report.terminal import law_lines, summary_line
@@ -147,7 +147,7 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
 
 
 def hint(subject: Subject, name: str) -> str:
-    """One line where what was checked says that it is a formula of rlx: whether it is, or where they differ first; else empty."""
+    """One line if the checked object claims to be a formula of rlx: whether it is, or where they first differ; else empty."""
     from rlx.check.same_as.algorithm import compare
 
     group, _, own = name.split()[-1].partition("=")
@@ -161,9 +161,9 @@ def hint(subject: Subject, name: str) -> str:
     command = f"rlx check {shlex.join([*words, f'same_as={found}'])}"
     try:
         told = compare(subject, mine, theirs, name=found)
-    except RlxError:  # of another kind, after all
+    except RlxError:  # of another kind
         return ""
-    except Exception as error:  # of the user's code, on numbers that no law tries
+    except Exception as error:  # in the user's code, on numbers that no law tests
         said = f"{type(error).__name__}: {error}"
         return f"{own} names {found}, and raises an error when the two are compared ({said}): `{command}`"
     if told.same:
@@ -172,7 +172,7 @@ def hint(subject: Subject, name: str) -> str:
 
 
 def claim_of(algorithm: Any, *, of_loss: bool) -> tuple[Any, Any, str] | None:
-    """(the algorithm, its loss or its advantage that says it is a formula of rlx, that one, what it is called)."""
+    """(the algorithm, loss or advantage that claims to be a formula of rlx; that formula; its name)."""
     import rlx
     from rlx.check.claim import claimed
     from rlx.config.compose import groups
@@ -195,7 +195,7 @@ def claim_of(algorithm: Any, *, of_loss: bool) -> tuple[Any, Any, str] | None:
 
 
 def algorithm_named(words: list[str]) -> Any:
-    """What a command line of rlx's own names: an algorithm, or the plainest one with a loss."""
+    """The algorithm that a command line names: an algorithm itself, or the simplest one with a named loss."""
     from rlx.cli.failure import composed_line
     from rlx.config.compose import CommandLine
 
@@ -205,14 +205,14 @@ def algorithm_named(words: list[str]) -> Any:
 
 
 def algorithm_in(cfg: DictConfig) -> Any:
-    """The algorithm of a config; where it has a loss alone, the plainest one that reads it."""
+    """The algorithm of a config; if it has only a loss, the simplest algorithm that reads it."""
     from rlx.experiment import algorithm_of, make
 
     return algorithm_of(cfg) if "algorithm" in cfg else plainest_with(make(cfg.loss, key="loss"))
 
 
 def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
-    """0; prints bias and variance of the estimator over everything that may be sampled of a small vocabulary."""
+    """Print bias and variance of the gradient estimator over all completions of a small vocabulary; returns 0."""
     from rlx.check.exact.expectation import exact_report
     from rlx.report.terminal import exact_lines
 
@@ -222,7 +222,7 @@ def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
 
 
 def compare_functions(composed: Composed, subject: Subject) -> int:
-    """0 if what the command line names last is the same function as `same_as`, 1 if not; says where they differ."""
+    """0 if the object that the command line names last is the same function as `same_as`, 1 if not; prints where they differ."""
     from rlx.check.same_as.algorithm import compare
     from rlx.config.compose import groups
     from rlx.config.schema import conf_dir
@@ -236,7 +236,7 @@ def compare_functions(composed: Composed, subject: Subject) -> int:
     of_loss = group == "algorithm" and name in options["loss"] and name not in options["algorithm"]
     words = [*host, f"{'loss' if of_loss else group}={name}"]
     mine: Any = subject.algorithm
-    theirs: Any = algorithm_named(words)  # of a loss, the plainest one with it
+    theirs: Any = algorithm_named(words)  # of a loss: the simplest algorithm with it
     if group == "loss":
         mine, theirs = make(composed.config.loss, key="loss"), theirs.loss
     if group == "algorithm/advantage":
@@ -251,7 +251,7 @@ def compare_functions(composed: Composed, subject: Subject) -> int:
 
 
 def task_notes(subject: Subject) -> list[str]:
-    """Hyperparameters that are alive on made-up numbers and dead on the task's rows, in a sentence each."""
+    """One sentence for each hyperparameter that has an effect on synthetic numbers but none on the task's rows."""
     import warnings
 
     from rlx.check.task_effect import idle_keys
@@ -268,7 +268,7 @@ def task_notes(subject: Subject) -> list[str]:
 
 
 def doctor(cfg: DictConfig) -> int:
-    """What this installation can do, and what stands in its way."""
+    """Print what this installation can do, and what is missing."""
     from rlx.check.doctor import examine
     from rlx.report.terminal import doctor_lines
     from rlx.training.stop import Stopped

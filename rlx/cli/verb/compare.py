@@ -87,7 +87,7 @@ def run(composed: Composed) -> int:
 
 
 def _print_difference(runs: list[str]) -> int:
-    """Prints what tells two runs apart."""
+    """Print how two runs differ."""
     from rlx.comparison.run_difference import compare_two
     from rlx.report.comparison import difference_lines
 
@@ -104,7 +104,7 @@ MEANING = {"<": "worse", ">": "better", "==": "equivalent"}
 
 
 def failing_verdict(condition: str, comparison: Comparison) -> str | None:
-    """The sentence of the pair if its verdict is what the condition names, else None. Refused below 5 seeds.
+    """The sentence of the pair if its verdict is the one that the condition names, else None. Refused below 5 seeds.
 
     `a < b`: a is worse than b. `a > b`: a is better. `a == b`: they are equivalent within the margin.
     """
@@ -131,6 +131,6 @@ def failing_verdict(condition: str, comparison: Comparison) -> str | None:
 
 
 def _is_other_sign(condition: str, sign: str) -> bool:
-    """Whether the sign is a part of a longer one that means nothing here: <=, =>, ->."""
+    """Whether the sign is part of a longer one without a meaning here: <=, =>, ->."""
     before, _, after = condition.partition(sign)
     return before.endswith(("=", "!", "-", "<", ">")) or after.startswith(("=", "-", "<", ">"))

@@ -1,4 +1,4 @@
-"""Shows what a policy would read and learn of a task's data: counts, lengths, cautions, and examples token by token."""
+"""Shows what a policy would read and learn from a task's data: counts, lengths, cautions, and examples token by token."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(composed: Composed) -> int:
     task.keep_in(pair_store(cfg.cache_dir))
     for offered, load in ((task.has_pairs, task.pairs), ("rewards" in task.offers, task.prompts)):
         if offered:
-            load()  # a bad file is said before a tokenizer is loaded
+            load()  # a bad file is reported before a tokenizer is loaded
     policy = make_reader(cfg.policy)
     policy.pair_tokenizer.store = token_store(cfg.cache_dir)
     found = survey(task, policy, num_examples=cfg.examples, rows_per_step=cfg.rows_per_step)

@@ -19,7 +19,7 @@ _WIDEST = 100  # columns of a rendered page
 
 
 def run(composed: Composed) -> int:
-    """Print the list of pages, or the page that is named; returns the exit code."""
+    """Print the list of pages, or the named page; returns the exit code."""
     cfg, known = composed.config, pages()
     if cfg.page is None:
         print(page_list(known))
@@ -33,7 +33,7 @@ def run(composed: Composed) -> int:
 
 
 def pages(folder: Path = GUIDE) -> dict[str, Path]:
-    """Name -> file of every page, the one to begin with first."""
+    """Name -> file of every page, `start` first."""
     files = sorted(folder.glob("*.md"), key=lambda file: (file.stem != FIRST, file.stem))
     return {file.stem: file for file in files}
 
@@ -44,14 +44,14 @@ def page_heading(text: str) -> str:
 
 
 def page_list(known: dict[str, Path]) -> str:
-    """One line a page: its name and its heading."""
+    """One line per page: its name and its heading."""
     width = max(map(len, known), default=0)
     lines = [f"  {name:<{width}}  {page_heading(file.read_text(encoding='utf-8'))}" for name, file in known.items()]
     return "\n".join(["pages (rlx guide PAGE shows one)", *lines])
 
 
 def print_page(text: str, *, is_terminal: bool) -> None:
-    """Print a page: rendered in a terminal, as it is written in a file or a pipe."""
+    """Print a page: rendered in a terminal, unchanged in a file or a pipe."""
     if not is_terminal:
         sys.stdout.write(text)
         return

@@ -1,4 +1,4 @@
-"""Prints what an option of a group is: its formula, its paper, and its keys with their current values."""
+"""Prints an option of a group: its formula, its paper, and its keys with their current values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_SWEEP = "name all options that you want to see: rlx info loss=dpo task=arithm
 
 
 def prepare(line: CommandLine) -> None:
-    """Add an algorithm that has the nested group where the line names that group alone: rlx info algorithm/advantage=gae.
+    """If the line names only a nested group, add an algorithm that has it: rlx info algorithm/advantage=gae.
 
     Bare words that are groups ask for their options: rlx info algorithm/advantage.
     """
@@ -85,9 +85,9 @@ def option_list(group: str, folders: Iterable[Path]) -> list[str]:
 
 
 def _first_line(group: str, option: str, folders: list[Path]) -> str:
-    """What the docstring of an option of rlx says first; empty for one of the user's own, which is not imported for this.
+    """The first sentence of an option's docstring; empty for the user's own option, which is not imported for this.
 
-    That of a formula begins with the formula; its first sentence stands below.
+    The docstring of a formula begins with the formula; its first sentence comes after it.
     """
     node = option_node(group, option, folders)
     target = _made_of(node, group).get("_target_")
@@ -102,7 +102,7 @@ def _first_line(group: str, option: str, folders: list[Path]) -> str:
 
 
 def _made_of(node: Mapping[str, Any], group: str) -> Mapping[str, Any]:
-    """The node of the function that an option is made of, where the group wraps functions in a class; else the node itself."""
+    """The node of the function that an option is made of, if the group wraps functions in a class; else the node itself."""
     function = node.get("function")
     is_wrapped = group in GROUPS and GROUPS[group].wrapper != "" and node.get("_target_") == GROUPS[group].wrapper
     return function if is_wrapped and isinstance(function, Mapping) else node
@@ -172,7 +172,7 @@ def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
 
 
 def _docstring(kind: type) -> str:
-    """The docstring of a class; empty if it is the signature that dataclass writes in place of one."""
+    """The docstring of a class; empty if it is only the signature that dataclass generates."""
     said = inspect.getdoc(kind) or ""
     return "" if said.startswith(f"{kind.__name__}(") else said
 

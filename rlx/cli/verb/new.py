@@ -112,12 +112,12 @@ def is_installed(name: str) -> bool:
 
 
 def class_name(name: str) -> str:
-    """A name as that of a class: my_idea gives MyIdea."""
+    """A name as a class name: my_idea gives MyIdea."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
 def template_kind(what: str, kind: str | None) -> str:
-    """The kind of template that is asked for: one of KINDS, or empty if there is one alone. Raises ConfigError."""
+    """The requested kind of template: one of KINDS, or empty if there is only one. Raises ConfigError."""
     kinds = KINDS.get(what, ())
     if kind is None:
         return ""

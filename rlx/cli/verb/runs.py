@@ -85,7 +85,7 @@ def find(paths: Sequence[str], *, output_dir: Path) -> list[Listed]:
 
 
 def ordered(items: Sequence[Listed], sort: str, known: Sequence[str]) -> list[Listed]:
-    """Sorted by a key; those without a value come last, whichever way."""
+    """The runs sorted by a key; runs without a value come last in either order."""
     descending, key = sort.startswith("-"), resolve(sort.lstrip("-+"), known, what="sort")
 
     def value(item: Listed) -> tuple[bool, Any]:
@@ -102,7 +102,7 @@ def ordered(items: Sequence[Listed], sort: str, known: Sequence[str]) -> list[Li
 
 
 def rendered(items: Sequence[Listed], columns: Sequence[str], *, form: str, is_terminal: bool) -> str:
-    """The list in the chosen form."""
+    """The list in the chosen format."""
     if form == "json":
         return as_json([_object(item) for item in items])
     names = [*dict.fromkeys([*(_CSV if form == "csv" else _COLUMNS), *columns])]
@@ -135,7 +135,7 @@ _SWEEP = ("sweep", "jobs", *STATUSES[1:], "pruned", "running", "damaged", "best"
 
 
 def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
-    """A line for each sweep among the runs: how many jobs it planned, how they stand, the best score."""
+    """A line for each sweep among the runs: the number of planned jobs, their states, the best score."""
     groups: dict[Path, list[Listed]] = {}
     for item in items:
         if item.sweep is not None:
@@ -152,7 +152,7 @@ def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
 
 
 def print_left_out(found: Sequence[Listed], shown: Sequence[Listed], *, place: str) -> None:
-    """On stderr: what is left out or cannot be read, so that a short list is not taken for the whole."""
+    """Print on stderr what is left out or cannot be read, so that a short list is not taken for the whole."""
     if not found:
         print(f"no runs under {follow_latest(Path(place))}; `rlx train` makes the first", file=sys.stderr)
     elif len(shown) < len(found):

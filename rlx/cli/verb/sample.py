@@ -68,7 +68,7 @@ def run(composed: Composed) -> int:
 
 
 def completion_lines(group: Sequence[Completion]) -> list[str]:
-    """The prompt, of messages a line each, and a line for each completion, which begins with its log-probability (nats)."""
+    """The prompt (one line per message) and a line for each completion, which begins with its log-probability (nats)."""
     asked = group[0].prompt
     shown = prompt_text(asked)
     lines = [repr(asked)] if shown is asked else shown.splitlines()

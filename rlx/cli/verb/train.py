@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 SCHEMA = RunConfig
-AUTO = "auto"  # of resume: the run of this very command, if it has begun one
+AUTO = "auto"  # a value of resume: the run of this command, if there is one
 
 
 def narrow(composed: Composed) -> Composed:
-    """With resume or rerun the run's own config, and what may be given with it; `ranks` becomes a number.
+    """Replace the config by the run's own under resume or rerun, with the allowed overrides; `ranks` becomes a number.
 
-    A policy.path that is a `latest` becomes the run that it names: soon it names the run that begins here.
+    A policy.path that is a `latest` is replaced by the run that it points to, because it will soon point to the new run.
     """
     composed = _with_run_of_latest(composed)
     if composed.config.resume == AUTO and composed.config.rerun is None:
@@ -37,7 +37,7 @@ def narrow(composed: Composed) -> Composed:
 
 
 def _with_run_of_latest(composed: Composed) -> Composed:
-    """The config, and the words that later commands are made of, with the run that a `latest` as policy.path names."""
+    """The config, and the words for later commands, with a `latest` in policy.path replaced by the run that it points to."""
     path = composed.config.policy.get("path")
     if not isinstance(path, str) or Path(path).name != "latest":
         return composed
@@ -49,7 +49,7 @@ def _with_run_of_latest(composed: Composed) -> Composed:
 
 
 def _with_recorded_config(composed: Composed) -> Composed:
-    """The config of the run that resume or rerun names. Raises ConfigError unless the command names what that config calls."""
+    """The config of the run that resume or rerun names. Raises ConfigError unless the command names the code that it calls."""
     from rlx.config.recorded import asked_run, continued
     from rlx.record.directory import require_own_files
     from rlx.record.run import read_run
@@ -64,9 +64,9 @@ def _with_recorded_config(composed: Composed) -> Composed:
 
 
 def _with_own_run(composed: Composed) -> Composed:
-    """The same command with the directory of the run of it that is to be gone on with; without one it begins a run.
+    """The same command, with the directory of its own run to resume; without one it begins a run.
 
-    Its config is the recorded one, but for what may differ in a run that goes on: places, loggers, checkpoints.
+    The config is the recorded one, except for what may differ in a resumed run: places, loggers, checkpoints.
     """
     from rlx.config.recorded import recorded_config
     from rlx.record.unfinished import own_run
@@ -113,7 +113,7 @@ def run(composed: Composed) -> int:
 
 
 def trained(composed: Composed, view: TrainView | None = None) -> AlgorithmResult:
-    """The result of the run; of the completed one where `resume=auto` has found one. view: shows it; None: as a command does."""
+    """The result of the run, or of the completed run that `resume=auto` found. view: shows progress; None: as a command does."""
     if "completed" in composed.values:
         return _completed(Path(composed.values["completed"]), view)
 
@@ -132,7 +132,7 @@ def trained(composed: Composed, view: TrainView | None = None) -> AlgorithmResul
 
 
 def _completed(run: Path, view: TrainView | None) -> AlgorithmResult:
-    """The result of a run that has nothing left to do."""
+    """The result of a run that is already completed."""
     from rlx.record.files import relative
     from rlx.record.run import read_run
     from rlx.report.terminal import TrainView
@@ -146,11 +146,11 @@ def _completed(run: Path, view: TrainView | None) -> AlgorithmResult:
     return result
 
 
-# How a command line becomes several processes that train together: how many, and starting them.
+# Several ranks: how many there are, and how they are started.
 
 
 def with_number(composed: Composed) -> Composed:
-    """The same, whose `ranks` is a number: how many torchrun has started, else how many the config asks for.
+    """The same command with `ranks` as a number: as many as torchrun has started, else as many as the config asks for.
 
     Raises ConfigError for a value that is not a number of ranks, and for one that differs from what torchrun has started.
     """
@@ -175,7 +175,7 @@ def with_number(composed: Composed) -> Composed:
 
 
 def is_first() -> bool:
-    """Whether this process speaks for the run."""
+    """Whether this process prints for the run."""
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
@@ -185,7 +185,7 @@ def starts_ranks(composed: Composed) -> bool:
 
 
 def launched(composed: Composed) -> Outcome:
-    """The same command line as processes that train together."""
+    """Run the same command line as several ranks."""
     from rlx.parallel.launch import launch
     from rlx.sweep.pool.resources import num_cores
 
@@ -199,7 +199,7 @@ def launched(composed: Composed) -> Outcome:
 
 
 def result_of_ranks(composed: Composed) -> AlgorithmResult:
-    """The result of a run of several ranks, out of its record. Raises TrainingError if they failed."""
+    """The result of a run with several ranks, read from its record. Raises TrainingError if they failed."""
     from rlx.record.run import read_run
 
     outcome = launched(composed)
