@@ -1,4 +1,4 @@
-"""The directory of a run, made once and locked by one process, and whether that process lives. Standard library only."""
+"""The directory of a run: created once, locked by one process; and whether that process is alive. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rlx.errors import ConfigError, TrainingError
 from rlx.record.files import full_disk_explained, parse_lines, read_tail
 
 _UNFINISHED = ".unfinished-"
-_ABANDONED = 3600.0  # seconds after which a directory that is not finished is nobody's; filling one takes far less
+_ABANDONED = 3600.0  # seconds after which an unfinished directory counts as abandoned; filling one takes far less
 
 
 def new_directory(parent: Path, name: str) -> Path:
-    """A directory `name`, or `name_2`, ... that did not exist before: of two that ask at once, each gets its own."""
+    """Create a directory `name`, or `name_2`, ... that did not exist before. Two concurrent callers get different ones."""
     with full_disk_explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
         return _first_free(parent, name, Path.mkdir)
 
 
 def filled_directory(parent: Path, name: str, fill: Callable[[Path], None]) -> Path:
-    """As new_directory, with what `fill` writes into it: it appears with all of that, whenever this process is killed."""
+    """Like new_directory, filled by `fill`. It appears only with its complete content, even if this process is killed."""
     with full_disk_explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
         for abandoned in parent.glob(f"{_UNFINISHED}*"):  # of processes that were killed
@@ -49,7 +49,7 @@ def filled_directory(parent: Path, name: str, fill: Callable[[Path], None]) -> P
 
 
 def _first_free(parent: Path, name: str, make: Callable[[Path], object]) -> Path:
-    """The first of `name`, `name_2`, ... that `make` can make. It raises FileExistsError where there is one already."""
+    """The first of `name`, `name_2`, ... that `make` can create; `make` raises FileExistsError for one that exists."""
     for attempt in range(1, 10_000):
         directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
         with contextlib.suppress(FileExistsError):
@@ -59,7 +59,7 @@ def _first_free(parent: Path, name: str, make: Callable[[Path], object]) -> Path
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Give a directory another name. Raises FileExistsError if a file or a directory with content has it."""
+    """Rename a directory. Raises FileExistsError if a file or a non-empty directory has the new name."""
     try:
         os.rename(source, target)
     except OSError as error:
@@ -74,12 +74,12 @@ def stamped_name(token: str) -> str:
 
 
 def utc_now() -> str:
-    """The time now in UTC, as records hold it."""
+    """The current time in UTC, in the format of records."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def truncate_lines(file: Path, step: int) -> None:
-    """Cuts a file of lines after the last line of a step up to `step`, and a line that a kill cut short."""
+    """Truncate a file of lines after the last line of a step up to `step`, and remove a line that a kill cut short."""
     if not file.exists():
         return
     kept = 0
@@ -97,13 +97,13 @@ def truncate_lines(file: Path, step: int) -> None:
 
 
 def last_step(file: Path) -> int:
-    """The step of the last whole line; -1 if there is none."""
+    """The step of the last complete line; -1 if there is none."""
     tail = read_tail(file)
     return int(tail[-1]["step"]) if tail else -1
 
 
 def hold(directory: Path) -> int | None:
-    """Lock the directory for this process, so that two resumes at once do not mix; None if locks are not supported."""
+    """Lock the directory for this process, so that two concurrent resumes do not mix; None if locks are not supported."""
     try:
         import fcntl
     except ImportError:
@@ -124,9 +124,9 @@ def hold(directory: Path) -> int | None:
 
 
 def require_own_files(directory: Path) -> None:
-    """Raise ConfigError if a directory that is to be written to holds a link that leads out of it, or a pipe or device.
+    """Raise ConfigError if a directory to write to contains a link that leads out of it, a pipe or a device.
 
-    What is written there would be written elsewhere, or waited for without end: such a directory comes from somebody else.
+    Writing there would write elsewhere or block forever; such a directory was prepared by somebody else.
     """
     root = os.path.realpath(directory)
     for folder, folders, files in os.walk(root):
@@ -140,14 +140,16 @@ def require_own_files(directory: Path) -> None:
                 raise ConfigError(f"{place} {problem}, and resuming would write there; replace it by a file or a folder")
 
 
-# The process that writes a record, and whether it is still alive. A process id alone is reused. Standard library only.
+# The process that writes a record, and whether it is still alive. Process ids are reused, so an id is not enough. Standard
+# library only.
 #
-# Where the process cannot be seen (another machine or container), its heartbeat decides: it touches its record every few seconds.
+# If the process cannot be inspected (another machine or container), its heartbeat decides: it touches its record every few
+# seconds.
 
 
 HEARTBEAT_SECONDS = 20.0
-SILENT_SECONDS = 300.0  # without a heartbeat; file systems of clusters show a new time a minute late
-_SILENT_BEFORE = 86_400.0  # for records of before there was one, whose files are written once per step
+SILENT_SECONDS = 300.0  # without a heartbeat; cluster file systems may show a new time a minute late
+_SILENT_BEFORE = 86_400.0  # for older records without a heartbeat, whose files are written once per step
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -159,7 +161,7 @@ def _read(path: Path) -> str:
 
 
 def _birth(pid: int) -> str | None:
-    """When process `pid` started, in whatever form this machine tells it; None if there is no such living process."""
+    """When process `pid` started, in this machine's own format; None if there is no such living process."""
     if _BOOT.exists():
         fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
         return None if len(fields) < 20 or fields[0] in "ZX" else fields[19]
@@ -179,7 +181,7 @@ def _namespace() -> str:
 
 
 def this_process() -> dict[str, Any]:
-    """What a later reader needs in order to tell whether this process still lives."""
+    """What a later reader needs to tell whether this process is still alive."""
     return {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -190,11 +192,11 @@ def this_process() -> dict[str, Any]:
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
-    """Whether the process of a record still lives; None if it cannot be seen from here (another machine or container)."""
+    """Whether the process of a record is alive; None if it cannot be inspected from here (another machine or container)."""
     if process.get("host") != platform.node():
         return None
     if process.get("boot", "") != _read(_BOOT):
-        return False  # the machine was started again since
+        return False  # the machine was restarted since
     if process.get("namespace", "") != _namespace():
         return None
     pid = process.get("pid")
@@ -205,7 +207,7 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
 
 
 class Heartbeat:
-    """Sets the time of a file every HEARTBEAT_SECONDS, from a thread of its own, until `stop`."""
+    """Updates the time of a file every HEARTBEAT_SECONDS in its own thread, until `stop`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -213,7 +215,7 @@ class Heartbeat:
         threading.Thread(target=self._beat, daemon=True, name="rlx heartbeat").start()
 
     def stop(self) -> None:
-        """No further heartbeat; more than once is fine."""
+        """Stop the heartbeat; may be called more than once."""
         self._stopped.set()
 
     def _beat(self) -> None:
@@ -223,7 +225,7 @@ class Heartbeat:
 
 
 def is_lost(process: Mapping[str, Any], file: Path) -> bool:
-    """Whether the process of the record in `file` is dead, or cannot be seen and has been silent for SILENT_SECONDS."""
+    """Whether the process of the record in `file` is dead, or cannot be inspected and has been silent for SILENT_SECONDS."""
     alive = is_alive(process)
     if alive is not None:
         return not alive

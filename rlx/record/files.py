@@ -1,7 +1,7 @@
 """The files of a record: written completely or not at all, and JSON lines read back. Standard library only.
 
-Non-finite floats are written as the strings "NaN", "Infinity" and "-Infinity", so that every line is JSON by the standard
-and nothing is lost; `number` turns them back.
+Non-finite floats are written as the strings "NaN", "Infinity" and "-Infinity", so that every line is standard JSON and nothing is
+lost; `number` converts them back.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ def json_value(value: Any) -> Any:
 
 
 def number(value: Any) -> Any:
-    """A value of a record as a number: undoes what `json_value` does to floats that are not finite."""
+    """A value of a record as a number; reverses what `json_value` does to non-finite floats."""
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def json_line(value: Any) -> bytes:
-    """One line of JSON with its newline, in ASCII: no text can break the line or its encoding."""
+    """One line of JSON with its newline, in ASCII, so that no text can break the line or its encoding."""
     return json.dumps(json_value(value), allow_nan=False).encode("ascii") + b"\n"
 
 
 @contextlib.contextmanager
 def full_disk_explained(path: Path, *, key: str = "output_dir=DIR") -> Iterator[None]:
-    """Turn an OSError while `path` is written into a TrainingError with what to do; a ConfigError if the path is wrong.
+    """Turn an OSError from writing `path` into a TrainingError with advice, or into a ConfigError if the path is wrong.
 
-    key: the one that chooses the place, with what its value is.
+    key: the config key that chooses the place, with its value.
     """
     try:
         yield
@@ -76,7 +76,7 @@ def full_disk_explained(path: Path, *, key: str = "output_dir=DIR") -> Iterator[
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes renames and new names in `directory` survive a power cut, where the file system can."""
+    """Make renames and new names in `directory` survive a power failure, if the file system can."""
     with contextlib.suppress(OSError):  # some file systems cannot open or sync a directory
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -86,7 +86,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a file; OSError for what is none, such as a pipe, which would be waited for without end, or over 1 GiB."""
+    """The content of a regular file; OSError for anything else, such as a pipe, which would block forever."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > _LARGEST:
             raise OSError(errno.EFBIG, "it is larger than any that rlx writes", os.fspath(path))
@@ -94,7 +94,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A file open for reading; OSError for what is none, such as a pipe, which would be waited for without end."""
+    """A regular file, opened for reading; OSError for anything else, such as a pipe, which would block forever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -103,7 +103,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replaces `path` by `data`: whoever reads it, or kills the writer, finds the old content or the new."""
+    """Replace the content of `path` by `data` atomically: a reader, or a kill, finds either the old content or the new."""
     temporary = write_beside(path, data)
     try:
         os.replace(temporary, path)
@@ -114,9 +114,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_beside(path: Path, data: bytes | str) -> Path:
-    """Writes `data` durably to a temporary name beside `path` and returns that name; nothing is left if it fails.
+    """Write `data` durably to a temporary file next to `path` and return its name; nothing is left if it fails.
 
-    Raises OSError if `path` is a directory, or a device or pipe, which a file would take the place of.
+    Raises OSError if `path` is a directory, device or pipe, which a file would replace.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -135,7 +135,7 @@ def write_beside(path: Path, data: bytes | str) -> Path:
 
 
 def write_new(path: Path, data: bytes | str) -> None:
-    """Writes `path` whole, and raises FileExistsError if it exists: of two that try at once, one succeeds."""
+    """Write `path` completely; raises FileExistsError if it exists. Of two concurrent writers, one succeeds."""
     temporary = write_beside(path, data)
     try:
         os.link(temporary, path)
@@ -150,7 +150,7 @@ def write_new(path: Path, data: bytes | str) -> None:
 
 
 def link_latest(directory: Path, link: Path) -> None:
-    """Makes `link` name `directory`, atomically: a symbolic link, or a text file where there are none."""
+    """Make `link` point to `directory`, atomically: a symbolic link, or a text file where links are not supported."""
     target = os.path.relpath(directory, link.parent)
     temporary = link.with_name(f".{link.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -159,12 +159,12 @@ def link_latest(directory: Path, link: Path) -> None:
         temporary.write_text(target + "\n", encoding="utf-8")
     try:
         os.replace(temporary, link)
-    except OSError:  # somebody's own directory of that name stays as it is
+    except OSError:  # a user's directory with that name is left alone
         temporary.unlink(missing_ok=True)
 
 
 def follow_latest(path: Path) -> Path:
-    """The directory that a `latest` names, a link or a text file; any other path as it is. It names another run one day."""
+    """The directory that a `latest` (a link or a text file) points to now; any other path unchanged."""
     if path.name == "latest" and path.is_symlink():
         return path.parent / os.readlink(path)
     if path.name != "latest" or not path.is_file():
@@ -173,7 +173,7 @@ def follow_latest(path: Path) -> Path:
 
 
 class Appender:
-    """A file of lines that grows at its end: every line reaches the operating system at once, or not at all."""
+    """A file to which lines are appended: every line reaches the operating system completely, or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -182,7 +182,7 @@ class Appender:
         self._size = os.fstat(self._descriptor).st_size
 
     def append(self, line: bytes) -> None:
-        """Appends one line; if the disk does not take it whole, the part that was written is cut off again."""
+        """Append one line; if the disk cannot take all of it, the written part is removed again."""
         with full_disk_explained(self.path):
             try:
                 rest = memoryview(line)
@@ -195,37 +195,35 @@ class Appender:
         self._size += len(line)
 
     def sync(self) -> None:
-        """Waits until every line is on the disk."""
+        """Wait until every line is on the disk."""
         with full_disk_explained(self.path):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Closes the file; more than once is fine."""
+        """Close the file; may be called more than once."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def relative(directory: Path) -> str:
-    """A directory as text, relative to the working directory if it lies below it."""
+    """A directory as text, relative to the working directory if it is below it."""
     return str(directory.relative_to(Path.cwd())) if directory.is_relative_to(Path.cwd()) else str(directory)
 
 
 # Reading what a run logged: files of JSON lines, each with a `step`. Standard library only.
 
 
-_BLOCK = 1 << 18  # bytes that are read at once
-_LONGEST = 1 << 28  # bytes of a line
-_LARGEST = 1 << 30  # bytes of a file that is read as a whole
+_BLOCK = 1 << 18  # bytes per read
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, `step` in each; a last line that was cut off by a kill is left out."""
+    """The lines of a run's metrics.jsonl, each with `step`; a last line that a kill cut off is left out."""
     return list(each_metrics(path))
 
 
 def each_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """As `read_metrics`, a line after the other: a file of any length takes little memory."""
+    """Like `read_metrics`, but one line at a time, so that a file of any length needs little memory."""
     for row in _each_line(path, "metrics.jsonl"):
         if str in map(type, row.values()):
             row = {key: number(value) if isinstance(value, str) else value for key, value in row.items()}
@@ -233,17 +231,17 @@ def each_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The sample completions that a run kept: `step`, `prompt`, `completion`, ... in each."""
+    """The sample completions that a run kept, each with `step`, `prompt`, `completion`, ..."""
     return read_lines(path, "samples.jsonl")
 
 
 def read_completions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """What a run said to each held-out prompt at its last evaluation: `step`, `score`, `prompt`, `completion` in each."""
+    """A run's completion of each held-out prompt at its last evaluation, each with `step`, `score`, `prompt`, `completion`."""
     return read_lines(path, "completions.jsonl")
 
 
 def turn_lines(turns: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The turns of a conversation as `role: text` lines, those of the assistant with their rewards where they are not 0."""
+    """The turns of a conversation as `role: text` lines; the assistant's with their rewards if these are not 0."""
     lines = []
     for turn in turns:
         reward = turn.get("reward")
@@ -253,26 +251,26 @@ def turn_lines(turns: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def completion_text(row: Mapping[str, Any]) -> Any:
-    """The completion of a sample; of a conversation its turns, one per line."""
+    """The completion of a sample; for a conversation its turns, one per line."""
     turns = row.get("turns")
     is_talk = isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns)
     return "\n".join(turn_lines(turns)) if is_talk and turns else row.get("completion")
 
 
 def prompt_text(prompt: Any) -> Any:
-    """A prompt that is messages as `role: content` lines; any other, and messages with calls of tools, as it is."""
+    """A prompt of messages as `role: content` lines; any other prompt, and messages with tool calls, unchanged."""
     messages = prompt if isinstance(prompt, (list, tuple)) else []
     is_talk = all(isinstance(one, Mapping) and set(one) == {"role", "content"} for one in messages)
     return "\n".join(turn_lines(messages)) if is_talk and messages else prompt
 
 
 def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
-    """The objects in a file of lines of a run directory (or in that file); none if the run has not written it yet."""
+    """The objects in a JSON-lines file of a run directory (or in that file); empty if the run has not written it yet."""
     return list(_each_line(path, name))
 
 
 def _each_line(path: str | os.PathLike[str], name: str) -> Iterator[dict[str, Any]]:
-    """As `read_lines`, one object after the other."""
+    """Like `read_lines`, one object at a time."""
     place = follow_latest(Path(path))
     file = place if place.suffix == ".jsonl" else place / name
     try:
@@ -293,7 +291,7 @@ def _each_line(path: str | os.PathLike[str], name: str) -> Iterator[dict[str, An
 
 
 def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[str, Any]]:
-    """JSON objects with an integer `step`, one per line; only the last line may be cut."""
+    """JSON objects with an integer `step`, one per line; only the last line may be incomplete."""
     lines = data.split(b"\n")
     rows = []
     for index, line in enumerate(lines, first_line):
@@ -302,7 +300,7 @@ def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[st
         try:
             row = json.loads(line.decode())  # of bytes, json looks for their encoding in every line
         except (ValueError, RecursionError):
-            if index - first_line == len(lines) - 1:  # no newline after it: the writer was killed in the middle of it
+            if index - first_line == len(lines) - 1:  # no newline at the end: the writer was killed while writing it
                 break
             raise DataError(f"{file}, line {index}: not JSON; the record was damaged") from None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
@@ -312,7 +310,7 @@ def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[st
 
 
 def read_tail(file: Path, size: int = 64 * 1024) -> list[dict[str, Any]]:
-    """The whole lines among the last `size` bytes of a file of lines: enough for the newest metrics of a long run."""
+    """The complete lines among the last `size` bytes of a file: enough for the newest metrics of a long run."""
     try:
         if not file.is_file() and file.exists():
             raise DataError(f"{file}: cannot be read: it is not a regular file")

@@ -1,4 +1,4 @@
-"""One run in a list of runs: its state, score and steps, also while it runs, and every key to filter it by."""
+"""One run in a list of runs: its state, score and steps, also while it runs, and all keys to filter it by."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SCORES = (
     "greedy_reward",
     "pair_accuracy",
     "log_likelihood",
-)  # an evaluation that has one of them is scored by the first that it has
+)  # the first of these that an evaluation has is its score
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of the list. name: its directory as people may type it; reason: why a damaged record cannot be read."""
+    """One line of the list. name: its directory, as a user can type it; reason: why a damaged record cannot be read."""
 
     name: str
     directory: Path
@@ -41,14 +41,14 @@ class Listed:
 
     @property
     def state(self) -> str:
-        """The status; pruned for a run that its search had no more use for."""
+        """The status; `pruned` for a run that its search stopped early."""
         error = None if self.record is None else self.record.error
         is_pruned = self.status == "interrupted" and error is not None and error.get("signal") == "PRUNED"
         return "pruned" if is_pruned else self.status
 
     @cached_property
     def last(self) -> Mapping[str, Any]:
-        """The newest value of every metric. A finished run has them in its record, another at the end of its metrics."""
+        """The newest value of every metric: from the record of a finished run, otherwise from the end of its metrics file."""
         if self.record is None:
             return {}
         result = self.record.result
@@ -70,17 +70,17 @@ class Listed:
 
     @property
     def scored_by(self) -> str | None:
-        """The figure of an evaluation that is the score; None before the first."""
+        """The name of the figure that is the score; None before the first evaluation."""
         return None if self.score is None else next((name for name in _SCORES if f"eval/{name}" in self.last), None)
 
     @property
     def step(self) -> int | None:
-        """The last step that was made."""
+        """The last completed step."""
         return self.last.get("step")
 
     @property
     def num_steps(self) -> int | None:
-        """How many were asked for."""
+        """The number of planned steps."""
         return None if self.record is None else self.record.config.get("num_steps")
 
     @property
@@ -91,7 +91,7 @@ class Listed:
 
     @property
     def time(self) -> float | None:
-        """Seconds from its start to its end, or to now."""
+        """Seconds from the run's start to its end, or to now."""
         ended = None if self.record is None or self.record.ended is None else _seconds(self.record.ended)
         if self.age is None or (self.status == "interrupted" and ended is None):
             return None
@@ -105,7 +105,7 @@ class Listed:
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """Every key that it can be filtered, sorted and shown by: the record's own, the config's, the newest metrics."""
+        """Every key that the run can be filtered, sorted and shown by: the record's own, the config's, the newest metrics."""
         record = self.record
         if record is None:
             return {"run": self.name, "status": self.status, "state": self.status, "error": self.reason}
@@ -132,7 +132,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys; lists as they are; a node's class under the node's own name, without its module."""
+    """Dotted keys and their values; lists unchanged; a node's class, without its module, under the node's own name."""
     found: dict[str, Any] = {}
     for path, value in leaves(config).items():
         node, _, key = path.rpartition(".")
@@ -144,7 +144,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(directory: Path, *, now: float, start: str | os.PathLike[str] = ".") -> Listed:
-    """The line of one run directory; a damaged record gets a line too. start: what its name is relative to."""
+    """The line of one run directory; a damaged record gets a line too. start: the folder that its name is relative to."""
     absolute = os.path.abspath(directory)
     relative = os.path.relpath(absolute, start)
     name = absolute if relative.startswith("..") else relative

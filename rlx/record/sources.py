@@ -1,4 +1,4 @@
-"""The user's own modules that a config names: a run keeps copies of them, and their hashes.
+"""The user's own modules that a config names. A run keeps copies of them with their hashes.
 
 Nothing is imported: modules are found by their specs and read by their syntax.
 """
@@ -21,7 +21,7 @@ from rlx.nested import walk
 class Source:
     """A file of the user's own that a run depends on.
 
-    sha256: of the file, to the byte. code: of what it computes, so that another comment is the same code.
+    sha256: of the file's bytes. code: of its syntax, so that a changed comment does not count.
     """
 
     module: str
@@ -37,20 +37,20 @@ class Source:
         return f"sources/{path}/__init__.py" if self.file.name == "__init__.py" else f"sources/{path}.py"
 
     def computes_as(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether the file computes what it did in a record: by its code, or where the record lacks its hash, by its bytes."""
+        """Whether the file computes the same as in a record: by its code hash or, if the record lacks one, by its bytes."""
         return bool(self.code == recorded["code"] if "code" in recorded else self.sha256 == recorded.get("sha256"))
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in `run.json`."""
+        """The source as stored in `run.json`."""
         place = {"file": str(self.file), "sha256": self.sha256, "code": self.code, "copy": self.copy}
         return {"module": self.module, "targets": list(self.targets), **place}
 
 
 def sources(config: Mapping[str, Any]) -> list[Source]:
-    """The user's own files behind the targets of a config, and what those import of their own neighbours.
+    """The user's own files behind the targets of a config, and the user's files that those import.
 
-    Left out: rlx itself and what is installed (their versions are recorded), modules that have no file, and loggers,
-    which change no number.
+    Left out are rlx itself and installed packages (their versions are recorded), modules without a file, and loggers, which do
+    not affect numbers.
     """
     named: dict[str, set[str]] = {}
     for key, target in walk({key: value for key, value in config.items() if key != "logger"}, lists=True):
@@ -70,7 +70,7 @@ def sources(config: Mapping[str, Any]) -> list[Source]:
 
 
 def source_of(module: str, file: Path, targets: Iterable[str] = ()) -> Source:
-    """A file with its hashes, as it is now. targets: the names in it that a config calls."""
+    """A file with its current hashes. targets: the names in it that a config calls."""
     data = file.read_bytes()
     return Source(module, file, hashlib.sha256(data).hexdigest(), syntax_hash(data), tuple(sorted(targets)))
 
@@ -95,15 +95,15 @@ def _module_of(target: str) -> str | None:
 
 
 def own_file(module: str) -> Path | None:
-    """The source file of a module, None if it is rlx's, installed, or no Python file."""
+    """The source file of a module; None if it belongs to rlx, is installed, or is not a Python file."""
     if _spec(module.partition(".")[0]) is None or not is_users_module(module):
-        return None  # asked of the top package first: to look for a submodule imports what is above it
+        return None  # the top package first, because looking for a submodule imports its parents
     spec = _spec(module)
     return Path(spec.origin).resolve() if spec is not None and str(spec.origin).endswith(".py") else None
 
 
 def is_users_module(module: str) -> bool:
-    """Whether a module, here or gone, is neither rlx's, nor Python's, nor an installed package's."""
+    """Whether a module, present or not, belongs neither to rlx, nor to Python, nor to an installed package."""
     top = module.partition(".")[0]
     if top in {"rlx", "__main__"} or top in sys.stdlib_module_names:
         return False
@@ -119,7 +119,7 @@ def _is_installed(spec: Any) -> bool:
 
 
 def imported_modules(module: str, file: Path) -> list[str]:
-    """Modules that a source file names in its imports, and the packages it lies in."""
+    """The modules that a source file imports, and the packages that contain it."""
     try:
         tree = ast.parse(file.read_bytes())
     except SyntaxError:
@@ -136,7 +136,7 @@ def imported_modules(module: str, file: Path) -> list[str]:
     return [name for name in names if name]
 
 
-# A hash of Python code that changes with what the code computes, and not with its prose. Standard library only.
+# A hash of Python code that changes with what the code computes, not with its comments and messages. Standard library only.
 
 
 # Types are not executed; `kind` is how a string was written (u"..."); `ctx` follows from the position of a name.
@@ -144,9 +144,9 @@ _IGNORED = frozenset({"annotation", "returns", "kind", "ctx", "type_comment", "t
 
 
 def syntax_hash(source: bytes) -> str:
-    """SHA-256 of a module's syntax tree without comments, layout, docstrings, annotations and the messages of errors.
+    """SHA-256 of a module's syntax tree without comments, layout, docstrings, annotations and error messages.
 
-    The same for every version of Python that can parse the module. Text that cannot be parsed is hashed as it is.
+    It is the same for every Python version that can parse the module. Text that cannot be parsed is hashed unchanged.
     """
     try:
         tree = ast.parse(source)

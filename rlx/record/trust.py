@@ -1,4 +1,4 @@
-"""What a record may call again: classes whose files the user has as the record holds them; and what is typed for the others."""
+"""Which code a record may call again: classes whose files the user has unchanged. For others, it gives the command to type."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rlx.record.sources import imported_modules, own_file, source_of
 
 
 def trusted_targets(record: RunRecord) -> frozenset[str]:
-    """The names in a record's config that may be called as if they were typed again."""
+    """The names in a record's config that may be called without being typed again."""
     found = {target for _, target in targets_of(dict(record.config)) if isinstance(target, str)}
     return trusted_names(found, record.sources, Path(record.directory))
 
 
 def trusted_names(names: Iterable[str], sources: Iterable[Mapping[str, Any]], directory: Path) -> frozenset[str]:
-    """Those of the names in a record that may be called as if they were typed again.
+    """Those of the names in a record that may be called without being typed again.
 
-    sources: the files of the user's own with their hashes, as the record lists them. directory: the record's. Such a name is
-    defined in a file of the user's own that computes what it did: its hash, and those of the packages that it lies in and of the
-    files of its own that it imports, are those of the record. A file in the record's own directory is the record's and not the
-    user's. Nothing is imported but packages whose hash is the recorded one.
+    sources: the user's own files with their hashes, as the record lists them. directory: the record's. A name is trusted if the
+    user's own file that defines it computes the same as before: its hash, and those of the packages that contain it and of the
+    user's files that it imports, equal those in the record. A file in the record's own directory belongs to the record, not to
+    the user. Only packages whose hash is the recorded one are imported.
     """
     recorded = {
         str(source["module"]): source
@@ -53,7 +53,7 @@ def _is_trusted(target: str, recorded: Mapping[str, Mapping[str, Any]], director
 
 
 def _is_recorded(module: str, recorded: Mapping[str, Mapping[str, Any]], run: Path, seen: set[str]) -> bool:
-    """Whether a module, what it lies in and what it imports of the user's own are as recorded; from the top package down."""
+    """Whether a module, its parent packages and the user's files that it imports are as recorded; from the top package down."""
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         name = ".".join(parts[:end])
@@ -69,7 +69,7 @@ def _is_recorded(module: str, recorded: Mapping[str, Mapping[str, Any]], run: Pa
 
 
 def _defined(file: Path) -> set[str]:
-    """The classes and functions that a file defines or imports at its top."""
+    """The classes and functions that a file defines or imports at its top level."""
     found: set[str] = set()
     for node in ast.parse(file.read_bytes()).body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
@@ -82,7 +82,7 @@ def _defined(file: Path) -> set[str]:
 def require_named(record: RunRecord, allowed: Collection[str], verb: str) -> None:
     """Refuse a record that names classes which are neither rlx's, nor allowed, nor as recorded: with the command that names them.
 
-    allowed: names or patterns that the command line serves, with the trusted ones. verb: resume or rerun. Raises ConfigError.
+    allowed: names or patterns that the command line allows, and the trusted ones. verb: resume or rerun. Raises ConfigError.
     """
     foreign = [target for _, target in _foreign(record, allowed)]
     if not foreign:
@@ -95,10 +95,10 @@ def require_named(record: RunRecord, allowed: Collection[str], verb: str) -> Non
 
 
 def command_for(record: RunRecord, verb: str = "resume", *, changed: str = "", allowed: Collection[str] | None = None) -> str:
-    """The whole command that goes on with a run (resume) or starts it again (rerun), quoted for a shell.
+    """The complete command that resumes or reruns a run, quoted for a shell.
 
-    It has the places to write in that a record alone does not decide, and the classes that it may not call by itself.
-    changed: code or data, where a change of it has to be allowed. allowed: as `require_named` has it.
+    It includes the places to write in that a record alone may not decide, and the classes that it may not call by itself.
+    changed: code or data, if a change of it has to be allowed. allowed: as in `require_named`.
     """
     named = trusted_targets(record) if allowed is None else allowed
     classes = [
@@ -122,11 +122,11 @@ _DIRECTORY = ("--config-dir", "-cd")
 _SEARCH_PATH = "hydra.searchpath"
 _KEY_ENDS = re.compile(r"[.=/@]")
 _OF_ONE_RUN = ("seed", "resume", "rerun", "allow_changed", "ranks", "parallel", "hydra")
-_CHECKED = ("algorithm", "loss", "task", "policy", "optimizer", "rollout")  # what a check reads of a run's overrides
+_CHECKED = ("algorithm", "loss", "task", "policy", "optimizer", "rollout")  # the overrides of a run that a check reads
 
 
 def folder_words(command: Sequence[str]) -> list[str]:
-    """The words of a command that name folders of configs, as they were typed."""
+    """The words of a command that name folders of configs, as typed."""
     words = []
     for word, after in zip(command, [*command[1:], ""], strict=False):
         key, equals, _ = word.partition("=")
@@ -136,9 +136,9 @@ def folder_words(command: Sequence[str]) -> list[str]:
 
 
 def words_again(record: RunRecord) -> list[str]:
-    """The words after `rlx` that make such a run again with another seed: folders of configs, and the overrides of the run.
+    """The words after `rlx` that repeat a run with another seed: folders of configs, and the overrides of the run.
 
-    What belongs to one run alone is left out. A run that was resumed has the number of steps that it was resumed with.
+    What belongs to one run alone is left out. A resumed run has the number of steps that it was resumed with.
     """
     own = {*_OF_ONE_RUN, *(["num_steps"] if record.resumed else [])}
     kept = [override for override in record.overrides if _KEY_ENDS.split(override.lstrip("+~"))[0] not in own]
@@ -147,7 +147,7 @@ def words_again(record: RunRecord) -> list[str]:
 
 
 def check_command(record: RunRecord) -> str:
-    """The whole command that checks a run's algorithm with its loss on its task."""
+    """The complete command that checks a run's algorithm with its loss on its task."""
     words = words_again(record)
     folders = folder_words(record.command)
     kept = [word for word in words[len(folders) :] if _KEY_ENDS.split(word.lstrip("+~"))[0] in _CHECKED]

@@ -1,4 +1,4 @@
-"""The run that a command has begun already: found by the hash of its config."""
+"""Finds the run that a command has already begun, by the hash of its config."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _POLL_SECONDS = 2.0
 
 
 def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | None = None) -> RunRecord | None:
-    """The newest run of this config that is completed, or has a checkpoint to go on from; None if there is none.
+    """The newest run with this config that is completed or has a checkpoint to resume from; None if there is none.
 
-    config: resolved, as a run records it. output_dir: its runs are those in output_dir/train. directory: the only place to look
-    in, where the caller chose one. Raises ConfigError if another process is making that run; one that cannot be seen from
-    here is waited for until its heartbeat tells.
+    config: resolved, as a run records it. output_dir: runs are searched in output_dir/train. directory: the only place to search,
+    if the caller chose one. Raises ConfigError if another process is running that run; a process that cannot be inspected is
+    watched until its heartbeat decides.
     """
     digest = config_hash(config, sources(config))
     places = [directory] if directory is not None else _directories(output_dir / "train", digest)
@@ -42,7 +42,7 @@ def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | No
 
 
 def _observed(record: RunRecord) -> RunRecord:
-    """The record once its process, which cannot be seen, has given a heartbeat (running) or none for so long that it is lost."""
+    """The record, once its process (which cannot be inspected) has given a heartbeat or has been silent for too long."""
     file = record.directory / "run.json"
     seen = file.stat().st_mtime
     print(
@@ -58,12 +58,12 @@ def _observed(record: RunRecord) -> RunRecord:
 
 
 def _directories(shelf: Path, digest: str) -> Iterator[Path]:
-    """The directories whose run.json has the hash in its text: thousands are searched, and few are read as records."""
+    """The directories whose run.json contains the hash in its text; thousands are searched, and few are parsed."""
     for file in shelf.glob("*/run.json"):
         try:
             holds = digest.encode() in file.read_bytes()
         except OSError:
-            continue  # another process may remove a run meanwhile
+            continue  # another process may remove a run in the meantime
         if holds and not file.parent.is_symlink():
             yield file.parent
 
@@ -71,5 +71,5 @@ def _directories(shelf: Path, digest: str) -> Iterator[Path]:
 def _read(place: Path) -> RunRecord | None:
     try:
         return read_run(place)
-    except DataError:  # no run there, or a damaged one: `rlx runs` names it
+    except DataError:  # no run there, or a damaged one, which `rlx runs` reports
         return None

@@ -1,4 +1,4 @@
-"""Trackers beside the record. metrics.jsonl is always written; these only watch."""
+"""Experiment trackers in addition to the record; metrics.jsonl is always written."""
 
 from rlx.record.logger.base import Logger
 

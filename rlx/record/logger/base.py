@@ -1,4 +1,4 @@
-"""The face of a tracker. One's own: a class that extends `Logger`, chosen by its dotted name; its fields are its config."""
+"""The interface of a tracker. Your own is a subclass of `Logger`, chosen by its dotted name; its fields are its config."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from rlx.record.run import RunRecord
 
 
 class Logger(Ranged):
-    """Watches one run. Whatever it raises after `check` switches it off with one warning; it cannot stop the run.
+    """Tracks one run. An error that it raises after `check` switches it off with one warning; it cannot stop the run.
 
-    extra: the extra of rlx that brings its packages; packages: the modules it imports, in `open` and not before.
+    extra: the extra of rlx that installs its packages; packages: the modules that it imports, in `open` and not before.
     """
 
     extra: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
-        """Called before anything is loaded: raises ConfigError when the run would go unwatched from its start."""
+        """Called before anything is loaded. Raises ConfigError if the tracker could not work from the start."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 mend = f"pip install 'rlx[{self.extra}]'" if self.extra else f"install {package}"
                 raise ConfigError(f"logger {type(self).__name__} needs the package {package}, which is not installed; {mend}")
 
     def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
-        """The run begins, in `run.directory`, or goes on after the step `resumed_at`."""
+        """The run begins in `run.directory`, or resumes after the step `resumed_at`."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of a step: those before an update, or those of an evaluation; values may be NaN or infinite."""
+        """The metrics of a step or of an evaluation; values may be NaN or infinite."""
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sample completions: `prompt`, `completion`, `reward`, ... in each."""
+        """Sample completions, each with `prompt`, `completion`, `reward`, ..."""
 
     def close(self, status: str) -> None:
         """The run ended: completed, failed or interrupted."""
 
 
 def logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and plain values of a resolved config: `algorithm.loss.beta`, 0.1. Lists as text; null left out."""
+    """Dotted keys and plain values of a resolved config: `algorithm.loss.beta`, 0.1. Lists become text; null is left out."""
     kept = {path: value for path, value in leaves(config).items() if value is not None and not isinstance(value, Mapping)}
     return {clean(path): value if isinstance(value, bool | int | float) else clean(str(value)) for path, value in kept.items()}
 
 
 def clean(value: Any) -> Any:
-    """A value whose texts any encoding takes: half a character, as a shell or a policy may leave it, is replaced."""
+    """The value with texts that any encoding accepts: half a character, as a shell or a policy may leave, is replaced."""
     if isinstance(value, Mapping):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -60,13 +60,13 @@ def clean(value: Any) -> Any:
 def already_logged(run: RunRecord) -> int:
     """The last step that trackers saw before a resume; -1 in a run that was not resumed.
 
-    A resumed run repeats the unbroken one, so a tracker that cannot take values back may skip up to here.
+    A resumed run repeats the uninterrupted one, so a tracker that cannot delete values may skip steps up to this one.
     """
     return int(run.resumed[-1].get("logged", -1)) if run.resumed else -1
 
 
 def samples_as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Sample completions for trackers that render markdown; the text of a policy stands in code blocks, as it is."""
+    """Sample completions for trackers that render markdown; the policy's text is in code blocks, unchanged."""
     parts = []
     for row in rows:
         facts = ", ".join(f"{key} {value}" for key, value in row.items() if isinstance(value, (bool, int, float)))

@@ -1,4 +1,4 @@
-"""MLflow: a local database by default, any tracking server by its address."""
+"""MLflow: a local database by default, or any tracking server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlx.fields import within
 from rlx.record.logger.base import Logger, clean, logged_config, samples_as_markdown
 from rlx.record.run import RunRecord
 
-_BATCH = 1000  # metrics that one request of MLflow takes
+_BATCH = 1000  # the most metrics that one MLflow request accepts
 _PARAMS = 100
 _LONGEST = 6000
 # MLflow's own patience with a server that is gone would hold a run up for minutes; each is what the environment says, if it does.
@@ -30,9 +30,9 @@ _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 @dataclass(kw_only=True)
 class MlflowLogger(Logger):
-    """One MLflow run for one run of rlx; found again by its id after a resume.
+    """One MLflow run per run of rlx; found by its id after a resume.
 
-    tracking_uri: sqlite:///FILE or a server. flush_seconds: metrics wait at most this long, as each request is slow.
+    tracking_uri: sqlite:///FILE or a server. flush_seconds: metrics wait at most this long, because each request is slow.
     """
 
     tracking_uri: str
@@ -52,8 +52,8 @@ class MlflowLogger(Logger):
 
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
-        self._newest: dict[str, int] = {}  # MLflow takes nothing back: what it has of a resumed run is not sent again
-        with _one_at_a_time(self.tracking_uri):  # the first to come makes the database
+        self._newest: dict[str, int] = {}  # MLflow cannot delete values: what it already has of a resumed run is not sent again
+        with _one_at_a_time(self.tracking_uri):  # the first one creates the database
             self._client = MlflowClient(tracking_uri=self.tracking_uri)
             experiment = self._experiment()
         found = [] if resumed_at is None else self._client.search_runs([experiment], f"tags.`rlx.id` = '{run.id}'")
@@ -86,7 +86,7 @@ class MlflowLogger(Logger):
             self._client.log_batch(self._id, params=params[start : start + _PARAMS])
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keeps the metrics until a batch is worth sending; evaluations are sent at once."""
+        """Collect the metrics until a batch is worth sending; evaluations are sent at once."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -108,13 +108,13 @@ class MlflowLogger(Logger):
         self._client.log_text(self._id, samples_as_markdown(rows), f"samples/step_{step}.md")
 
     def close(self, status: str) -> None:
-        """Sends the rest and says how the run ended."""
+        """Send the rest, and how the run ended."""
         self._send()
         self._client.set_terminated(self._id, status=_STATUS.get(status, "KILLED"))
 
 
 def _name(name: str) -> str:
-    """MLflow takes letters, digits and _ - . / : and blanks in a name."""
+    """A valid MLflow name: letters, digits, spaces and _ - . / :"""
     return re.sub(r"[^\w\-./: ]", "_", clean(name))
 
 
@@ -125,7 +125,7 @@ def _database(tracking_uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def _one_at_a_time(tracking_uri: str) -> Iterator[None]:
-    """Jobs of a sweep that start together must not make the same database together."""
+    """A lock, so that jobs of a sweep that start together do not create the same database at the same time."""
     database = _database(tracking_uri)
     if database is None:
         yield

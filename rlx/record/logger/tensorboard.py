@@ -1,4 +1,4 @@
-"""TensorBoard files, written with the tensorboard package alone: `tensorboard --logdir outputs`."""
+"""TensorBoard files, written with only the tensorboard package: `tensorboard --logdir outputs`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TensorBoardLogger(Logger):
     packages: ClassVar[tuple[str, ...]] = ("tensorboard",)
 
     def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
-        """A new event file; after a resume the old ones lose what came after the checkpoint, and a reader at work is told."""
+        """Open a new event file. After a resume, the old files are cut after the checkpoint, and a running reader is told."""
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -49,7 +49,7 @@ class TensorBoardLogger(Logger):
         self._writer.flush()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One scalar a metric, on the disk at once: the async writer of the package hides a full disk."""
+        """Write one scalar per metric to the disk at once, because the package's async writer hides a full disk."""
         from tensorboard.compat.proto import summary_pb2
 
         values = [summary_pb2.Summary.Value(tag=clean(name), simple_value=value) for name, value in metrics.items()]
@@ -71,7 +71,7 @@ class TensorBoardLogger(Logger):
         self._writer.flush()
 
     def close(self, status: str) -> None:
-        """Notes how the run ended and closes the file."""
+        """Write how the run ended, and close the file."""
         if self.hyperparameters:
             self._write(summary=_session_end(status))
         self._writer.flush()
@@ -84,15 +84,15 @@ class TensorBoardLogger(Logger):
 
 
 def _next_name(place: Path) -> str:
-    """Readers take the files of a run by name: a resume in the same second must still come after."""
+    """A file name that sorts after the existing ones, even within the same second: readers order files by name."""
     stamps = [int(name.split(".")[3]) for name in (path.name for path in place.glob(_FILES))]
     return f"events.out.tfevents.{max([int(time.time()), *(stamp + 1 for stamp in stamps)]):010d}.rlx"
 
 
 def _cut(file: Path, step: int) -> None:
-    """Cuts an event file before its first event after `step`, or before what a kill left of one.
+    """Truncate an event file before its first event after `step`, or before an incomplete event left by a kill.
 
-    A record is the length of its data as 8 bytes, a checksum of 4, the data, a checksum of 4.
+    Format of an event: the length of its data (8 bytes), a checksum (4 bytes), the data, a checksum (4 bytes).
     """
     from tensorboard.compat.proto import event_pb2
 

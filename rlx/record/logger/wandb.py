@@ -17,7 +17,7 @@ _EXIT_CODES = {"completed": ExitCode.OK, "failed": ExitCode.FAILED}  # of a run 
 
 @dataclass(kw_only=True)
 class WandbLogger(Logger):
-    """One wandb run for one run of rlx, under the same id, its files in the run's directory.
+    """One wandb run per run of rlx, with the same id and its files in the run's directory.
 
     mode: offline, online or disabled. group: the variant when null, so that seeds are shown together.
     """
@@ -59,7 +59,7 @@ class WandbLogger(Logger):
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics under their own names; wandb takes nothing back, so a resumed run skips what it has."""
+        """Log metrics under their own names. wandb cannot delete values, so a resumed run skips those it already has."""
         if step > self._skip_to:
             self._run.log(clean(metrics), step=step)
 
