@@ -1,1 +1,1 @@
-"""Many runs: planned first, run in a pool of warm processes, resumed, searched."""
+"""Sweeps and searches: planned first, run in a pool of processes that have already imported torch, and resumable."""

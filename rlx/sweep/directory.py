@@ -1,4 +1,4 @@
-"""The directory of a sweep: found or made, locked by one sweep at a time."""
+"""Finds or creates the directory of a sweep; one sweep at a time has it locked."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LOCK = ".lock"
 
 @dataclass
 class SweepDirectory:
-    """A sweep's directory while this process has it locked.
+    """A sweep's directory, locked by this process.
 
-    previous_plan: the content of its sweep.json from an earlier start, None if it is new. lock: a file descriptor; worker
-    processes keep it open too, so that the directory is locked until the last of them has ended.
+    previous_plan: the content of its sweep.json from an earlier start, None if it is new. lock: a file descriptor, which worker
+    processes also keep open, so that the directory stays locked until the last of them has ended.
     """
 
     directory: Path
@@ -52,8 +52,8 @@ def claim_directory(
     """Lock a directory for a plan: that of the newest sweep with the same plan that is not running, else a new one.
 
     named: the directory that the user chose. code: the hash of rlx's code. patience: seconds to wait for workers whose sweep was
-    killed. begin: writes the first sweep.json of a new sweep; its directory appears with that file, so that the same command
-    goes on with it whenever this process is killed.
+    killed. begin: writes the first sweep.json of a new sweep. The directory appears together with that file, so the same command
+    can resume the sweep whenever this process is killed.
 
     Raises ConfigError if the named directory is in use or holds something else.
     """
@@ -103,14 +103,14 @@ def _claim_named(
 
 
 def _anew(before: dict[str, Any]) -> str:
-    """The command of a sweep, for a directory of its own."""
+    """The command of a sweep, for a new directory."""
     return shlex.join(
         str(word) for word in before.get("command", ()) if not str(word).startswith(("sweep.name=", "+sweep.name="))
     )
 
 
 def _patient_lock(directory: Path, patience: float) -> int | None:
-    """As _lock, for a directory that may be made; where its sweep runs, nobody waits for its workers."""
+    """Like _lock, for a directory that may be created. If its sweep is running, do not wait for its workers."""
     with full_disk_explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     lives = is_alive((read_plan(directory) or {}).get("process", {}))
@@ -118,7 +118,7 @@ def _patient_lock(directory: Path, patience: float) -> int | None:
 
 
 def _lock(directory: Path, *, patience: float) -> int | None:
-    """Lock the directory; None if another sweep, or a worker of one, keeps the lock longer than `patience` seconds."""
+    """Lock the directory; None if another sweep, or one of its workers, holds the lock for longer than `patience` seconds."""
     descriptor = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
     try:
         import fcntl
@@ -144,13 +144,13 @@ def _lock(directory: Path, *, patience: float) -> int | None:
 
 
 def name_latest(directory: Path) -> None:
-    """Make `outputs/sweep/latest` name this sweep."""
+    """Make `outputs/sweep/latest` point to this sweep."""
     with contextlib.suppress(OSError):
         link_latest(directory, directory.parent / "latest")
 
 
 def set_aside(directory: Path, *, keep: str) -> None:
-    """Move what a failed attempt left to a hidden folder beside the sweeps, where no run is looked for; the file `keep` stays."""
+    """Move the files of a failed attempt to a hidden folder next to the sweeps, which is not searched; the file `keep` stays."""
     attic = new_directory(directory.parent / ".attempts", directory.name)
     for entry in sorted(
         directory.iterdir(), key=lambda entry: entry.name != "run.json"

@@ -39,9 +39,9 @@ _HEAD = """\
 def write_best(
     directory: Path, best: dict[str, Any], *, place: str, command: Sequence[str], is_group: Callable[[str], bool]
 ) -> Path:
-    """Write the overrides of the best variant as an experiment: best.yaml, and experiment/best.yaml, where --config-dir finds it.
+    """Write the best variant's overrides as an experiment: best.yaml, and experiment/best.yaml for --config-dir.
 
-    command: of the sweep, which may name folders of configs. is_group: whether a key is a group's. Returns experiment/best.yaml.
+    command: of the sweep, which may name folders of configs. is_group: whether a key names a group. Returns experiment/best.yaml.
     """
     name = best.get("objective", SCORE)
     score = f"{'score' if name == SCORE else name} {best['score']:.6g}"
@@ -68,7 +68,7 @@ def experiment_of(overrides: Sequence[str], is_group: Callable[[str], bool]) -> 
         if override.package is None and not is_group(key):
             _put(values, key.split("."), _value(override))
         elif key == "experiment":
-            added.insert(0, _value(override))  # a file beside this one
+            added.insert(0, _value(override))  # a file next to this one
         else:
             package = f"@{override.package}" if override.package is not None else ""
             choices, word = (added, "") if override.is_add() else (replaced, "override ")
@@ -95,9 +95,9 @@ def finish_sweep(
     is_group: Callable[[str], bool],
     search: Search | None = None,
 ) -> int:
-    """Write sweep.json and best.yaml, print what became of the jobs and how to go on; returns the exit code.
+    """Write sweep.json and best.yaml, print the outcome of the jobs and how to resume; returns the exit code.
 
-    stop_signal: that the sweep was stopped by, None if it was not.
+    stop_signal: the signal that stopped the sweep, or None.
     """
     counts = state.counts()
     unfinished = len(state.jobs) - sum(counts[name] for name in ENDED)
@@ -129,7 +129,7 @@ def finish_sweep(
 
 
 def print_how_to_go_on(state: SweepState, more: int | None = None) -> None:
-    """Print the command that resumes the sweep. more: of a search of which trials failed, how many trials it then has."""
+    """Print the command that resumes the sweep. more: for a search with failed trials, the number of trials to ask for."""
     trusted = trusted_in(state.facts, state.directory)
     further = [] if more is None else [f"sweep.trials={more}"]
     go_on = resume_command(os.path.relpath(state.directory), state.facts, trusted, *further)
@@ -140,7 +140,7 @@ def print_how_to_go_on(state: SweepState, more: int | None = None) -> None:
 
 
 def print_comparison_of(directory: str) -> None:
-    """The comparison of the sweep's variants, as `rlx compare` prints it; the reason is printed where they cannot be compared."""
+    """Print the comparison of the sweep's variants as `rlx compare` does, or the reason why they cannot be compared."""
     from rlx.comparison.choices import ALLOWED, Choices
     from rlx.comparison.comparison import compare_runs
     from rlx.report.comparison import print_comparison

@@ -1,4 +1,4 @@
-"""A job of a sweep, as a worker runs it: one training run in the directory that the plan gives it."""
+"""A job of a sweep as a worker runs it: one training run in the directory that the plan assigns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = ("train/loss", "eval/score")
 
 @dataclass(frozen=True)
 class Training:
-    """What a worker needs for one run: the composed config and how it came about. folders: of configs, as words of a command.
+    """What a worker needs for one run: the composed config and its origin. folders: of configs, as words of a command.
 
     ranks: processes that train together.
     """
@@ -41,7 +41,7 @@ class Training:
 
 
 class Pruned(Stopped):
-    """The search has no more use for this run."""
+    """The search has pruned this run."""
 
     def __init__(self, step: int) -> None:
         Exception.__init__(self, f"pruned after step {step}")
@@ -49,7 +49,7 @@ class Pruned(Stopped):
 
 
 class JobView(TrainView):
-    """Writes the job's log, and tells the sweep where the run stands."""
+    """Writes the job's log and reports the run's progress to the sweep."""
 
     def __init__(self, channel: Channel, num_steps: int, *, wants_answers: bool) -> None:
         super().__init__(Console(highlight=False, emoji=False, force_terminal=False, width=200))
@@ -67,8 +67,8 @@ class JobView(TrainView):
 
 
 def run(assignment: Assignment, channel: Channel) -> Done:
-    """Train, or go on from the checkpoint of an attempt that was cut short."""
-    torch.set_num_threads(1)  # a job before may have set its own
+    """Train, or resume from the checkpoint of an interrupted attempt."""
+    torch.set_num_threads(1)  # an earlier job may have set its own
     training: Training = assignment.content
     directory = Path(assignment.directory)
     view = JobView(channel, training.cfg.num_steps, wants_answers=assignment.wants_answers)
@@ -93,7 +93,7 @@ def run(assignment: Assignment, channel: Channel) -> Done:
 
 
 def _of_ranks(cfg: DictConfig, ranks: int, options: dict[str, Any]) -> Done:
-    """A job that several processes train together; its progress is in its log and record."""
+    """Run a job with several ranks; its progress is in its log and record."""
     from rlx.parallel.launch import STOPPED
     from rlx.sweep.ranks import run_ranks
 
@@ -109,7 +109,7 @@ def _of_ranks(cfg: DictConfig, ranks: int, options: dict[str, Any]) -> Done:
 
 
 def _given_up(directory: Path) -> str:
-    """The status of a record that says running: its process may be on a machine that was lost, and the job was given anew."""
+    """The status for a record that says running, if its process may be on a lost machine and the job was reassigned."""
     process = dict(read_run(directory).process)
     if is_alive(process):
         raise ConfigError(f"{directory}: the run is still running (process {process['pid']}); wait for it, or stop it first")
@@ -118,7 +118,7 @@ def _given_up(directory: Path) -> str:
 
 
 def prepared(cfg: DictConfig, directory: Path) -> DictConfig:
-    """The config, asking to resume where an earlier attempt left a checkpoint; one that left none is moved aside."""
+    """The config, set to resume if an earlier attempt left a checkpoint; an attempt without one is moved aside."""
     if not (directory / "run.json").exists():
         return cfg
     try:

@@ -1,6 +1,6 @@
-"""The copies of the user's modules that a sweep keeps, and their import: those modules alone, from text of the known hash.
+"""A sweep's copies of the user's modules, and their import: only these modules, and only from text with the known hash.
 
-The folder of copies is never on the Python path: whatever else lies in it, bytecode too, is not imported.
+The folder of copies is never on the Python path, so nothing else in it is imported, not even bytecode.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FOLDER = "sources"
 
 @dataclass(frozen=True)
 class KeptModule:
-    """A copy of a module. sha256: of its text. beside: for a package the folder of the original, where its other modules lie.
+    """A copy of a module. sha256: of its text. beside: for a package, the folder of the original with its other modules.
 
-    code: what `rlx.record.sources.syntax_hash` says of the text.
+    code: the `rlx.record.sources.syntax_hash` of the text.
     """
 
     module: str
@@ -76,7 +76,9 @@ class KeptFinder(MetaPathFinder):
             return importlib.util.spec_from_file_location(
                 name, kept.file, loader=_Loader(kept), submodule_search_locations=search
             )
-        if name in self._above and PathFinder.find_spec(name, path) is None:  # a folder without an __init__.py that is gone
+        if (
+            name in self._above and PathFinder.find_spec(name, path) is None
+        ):  # a folder without an __init__.py that no longer exists
             spec = ModuleSpec(name, None, is_package=True)
             spec.submodule_search_locations = []
             return spec
@@ -88,7 +90,7 @@ def _dots(name: str) -> Iterator[int]:
 
 
 def serve_kept(modules: Iterable[KeptModule]) -> None:
-    """Import these modules from their copies from here on; those of them that were imported before are forgotten."""
+    """From now on, import these modules from their copies; earlier imports of them are forgotten."""
     finder = KeptFinder(modules)
     sys.meta_path[:] = [finder, *(other for other in sys.meta_path if not isinstance(other, KeptFinder))]
     for name in finder.modules:
@@ -98,7 +100,7 @@ def serve_kept(modules: Iterable[KeptModule]) -> None:
 
 @contextmanager
 def served(modules: Iterable[KeptModule]) -> Iterator[None]:
-    """Within this context, these modules are imported from their copies, see `serve_kept`."""
+    """A context in which these modules are imported from their copies, see `serve_kept`."""
     serve_kept(modules)
     try:
         yield
@@ -107,9 +109,9 @@ def served(modules: Iterable[KeptModule]) -> Iterator[None]:
 
 
 def keep_sources(directory: Path, files: Iterable[Source]) -> tuple[KeptModule, ...]:
-    """Copy the user's modules into the sweep. Its jobs import the copies, so that an edit meanwhile does not reach them.
+    """Copy the user's modules into the sweep. Its jobs import the copies, so later edits do not affect them.
 
-    Raises ConfigError if a copy of before computes something else than the module of now.
+    Raises ConfigError if an earlier copy computes something different from the current module.
     """
     kept = []
     for source in {source.copy: source for source in files}.values():
@@ -132,10 +134,10 @@ def keep_sources(directory: Path, files: Iterable[Source]) -> tuple[KeptModule, 
 
 
 def kept_before(directory: Path, plan: Mapping[str, Any], names: Iterable[str]) -> tuple[KeptModule, ...]:
-    """The copies that a sweep has of the modules of these dotted names, and of what those import.
+    """A sweep's copies of the modules with these dotted names, and of the modules that they import.
 
-    plan: the content of its sweep.json, which lists the modules with their hashes. Nothing is imported.
-    Raises ConfigError if a copy is gone or has another hash.
+    plan: the content of its sweep.json, which lists the modules with their hashes. Nothing is imported. Raises ConfigError if a
+    copy is missing or has another hash.
     """
     listed = {module: sha256 for module, sha256 in _listed(plan) if is_users_module(module)}
     waiting = [name.rpartition(".")[0] for name in names]

@@ -1,4 +1,4 @@
-"""A job of a sweep that several processes train together: started by the worker that has the job, with the sweep's own code."""
+"""A job of a sweep with several ranks, started by the worker that has the job, with the sweep's copies of the code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULE = "rlx.sweep.ranks"
 
 @dataclass(frozen=True)
 class RankJob:
-    """What every rank of a job needs. options: of rlx.training.run.train; the config is a pickle, read when `kept` is served."""
+    """What every rank of a job needs. options: of rlx.training.run.train; the config is a pickle, read while `kept` is served."""
 
     path: tuple[str, ...]
     kept: tuple[KeptModule, ...]
@@ -30,7 +30,7 @@ class RankJob:
 
 
 def run_ranks(cfg: Any, ranks: int, options: dict[str, Any]) -> tuple[int, str]:
-    """Train in `ranks` processes; returns the exit code, and what is known of a failure that the record may not tell."""
+    """Train in `ranks` processes; returns the exit code, and details of a failure that may be missing from the record."""
     cfg.ranks = ranks
     kept = [module for finder in sys.meta_path if isinstance(finder, KeptFinder) for module in finder.modules.values()]
     job = RankJob(tuple(sys.path), tuple(kept), pickle.dumps(cfg), options)
@@ -45,7 +45,7 @@ def run_ranks(cfg: Any, ranks: int, options: dict[str, Any]) -> tuple[int, str]:
 
 def main(file: str) -> int:
     """One rank of a job; returns the exit code."""
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # until the run listens there is nothing to save
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # until the run handles signals there is nothing to save
         signal.signal(number, lambda *_: os._exit(ExitCode.STOPPED))
     job: RankJob = pickle.loads(Path(file).read_bytes())
     sys.path[:] = list(job.path)
@@ -61,7 +61,7 @@ def main(file: str) -> int:
     except RlxError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         return error.exit_code
-    except Exception:  # a bug in somebody's code: shown, and the process must end
+    except Exception:  # a bug in the user's code: shown, and the process must end
         traceback.print_exc()
         return ExitCode.FAILED
     return ExitCode.OK

@@ -1,9 +1,9 @@
-"""What need not be run again: a sweep that goes on, and runs that were completed elsewhere.
+"""Avoids repeating work: resumes sweeps, and reuses runs that were completed elsewhere.
 
-`rlx -m resume=SWEEP` is the command of a sweep, read from its plan as data, followed by the words given now.
+`rlx -m resume=SWEEP` runs the command of a sweep, read from its plan as data, followed by the words given now.
 
-What the plan names beyond rlx's own is refused unless the user's words name it too: folders of configs, what Hydra itself would
-call or write, and classes and functions, but for those whose code the user has as the plan holds it (`rlx.record.trust`).
+Anything outside rlx that the plan names is refused unless the user's words name it too: folders of configs, what Hydra itself
+would call or write, and classes and functions, except those whose code the user has unchanged (`rlx.record.trust`).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from rlx.record.trust import folder_words, trusted_names
 from rlx.sweep.state import COMPLETED, ENDED, SweepState
 
 _MULTIRUN = ("-m", "--multirun")
-# What a recorded command may say to Hydra: where the sweep lies, and one of the launchers that are installed.
+# The Hydra keys that a recorded command may set: the sweep's place, and one of the installed launchers.
 _HYDRA = re.compile(r"hydra\.sweep\.dir=.*|hydra/launcher=\w+", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ResumedCommand:
-    """The arguments of a sweep that goes on.
+    """The arguments of a resumed sweep.
 
-    recorded: those that stand in its plan alone. trusted: names in them that may be called. plan: the content of sweep.json.
+    recorded: those that come only from its plan. trusted: names in them that may be called. plan: the content of sweep.json.
     """
 
     arguments: tuple[str, ...]
@@ -48,7 +48,7 @@ class ResumedCommand:
 
 
 def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
-    """The directory that `resume=` names, if it is a sweep's."""
+    """The directory that `resume=` names. Raises ConfigError if it does not hold a sweep."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "resume" and value == "auto":
@@ -68,8 +68,8 @@ def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
 def resumed_command(directory: Path, given: Sequence[str]) -> ResumedCommand:
     """The arguments of the sweep's command, then those given now without `resume`, which replace equal keys.
 
-    Raises ConfigError if the plan holds no command of a sweep, or one that names what is not named again, and where the
-    directory leads out of itself.
+    Raises ConfigError if the plan has no sweep command, if the command names code that is not named again, or if the directory
+    contains a link that leads out of it.
     """
     require_own_files(directory)
     plan = read_plan(directory)
@@ -106,20 +106,20 @@ def _command_of(plan: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def trusted_in(plan: Mapping[str, Any], directory: Path) -> frozenset[str]:
-    """The names in the command of a plan that may be called as if they were typed again."""
+    """The names in a plan's command that may be called without being typed again."""
     names = {name for word in plan["command"] for name in (*dotted_names(word.partition("=")[2]), *loaders_in(word))}
     listed = [source for source in plan.get("sources", ()) if isinstance(source, Mapping)]
     return trusted_names(names, listed, directory)
 
 
 def words_to_repeat(command: Sequence[str], trusted: Collection[str] = ()) -> list[str]:
-    """Words of a command that name more than rlx's own and what is trusted: folders, classes and functions, Hydra's insides."""
+    """The words of a command that name untrusted things outside rlx: folders, classes and functions, Hydra's internals."""
     folders = folder_words(command)
     return [word for word in command if word in folders or _names_own_class(word, trusted) or _is_hydras(word)]
 
 
 def resume_command(place: str, plan: Mapping[str, Any], trusted: Collection[str] = (), *further: str) -> str:
-    """What to type to resume a sweep, with what has to be given again. further: overrides besides."""
+    """The command that resumes a sweep, with the words that must be given again. further: additional overrides."""
     return shlex.join(["rlx", "-m", f"resume={place}", *words_to_repeat(plan["command"][1:], trusted), *further])
 
 
@@ -139,7 +139,7 @@ def _is_replaced(word: str, given: Sequence[str]) -> bool:
     return "=" in word and any(other.partition("=")[0] == key for other in given)
 
 
-# Runs that were completed elsewhere with the same config, sources and code: their records are copied, nothing is run.
+# Runs completed elsewhere with the same config, sources and code: their records are copied instead of running them again.
 
 
 # run.json comes last: with it the copy counts as a run
@@ -147,7 +147,7 @@ _EVIDENCE = ("config.yaml", "metrics.jsonl", "samples.jsonl", "answers.jsonl", "
 
 
 def take_over_completed(state: SweepState, shelf: Path) -> None:
-    """Give every waiting job the record of a completed run of its config hash, where there is one below `shelf`."""
+    """Give every waiting job the record of a completed run with its config hash, if there is one below `shelf`."""
     wanted = {job.config_hash: job for job in state.jobs.values() if job.state not in ENDED}
     if not wanted or not shelf.is_dir():
         return
@@ -175,19 +175,19 @@ def _is_usable(record: RunRecord) -> bool:
 
 
 def _has_newer_files(record: RunRecord) -> bool:
-    """Whether a file that the task or the policy is read from was written since: its content is not part of the config's hash."""
+    """Whether a file of the task or the policy was written after the run; its content is not part of the config's hash."""
     nodes = [value for key in ("task", "policy") if isinstance(value := record.config.get(key), Mapping)]
     try:
         begun = datetime.datetime.fromisoformat(record.started).timestamp()
         named = [Path(value).expanduser() for node in nodes for value in node.values() if isinstance(value, str)]
         files = [file for path in named for file in ((path, *path.iterdir()) if path.is_dir() else (path,))]
         return any(file.exists() and file.stat().st_mtime > begun for file in files)
-    except (OSError, ValueError, RuntimeError):  # it cannot be told: a damaged record, a folder that may not be read
+    except (OSError, ValueError, RuntimeError):  # unknown: a damaged record, or a folder without read permission
         return True
 
 
 def copy_record(source: Path, place: Path) -> None:
-    """Copy what is evidence of a run: its record and metrics, not its checkpoints."""
+    """Copy a run's record and metrics, but not its checkpoints."""
     place.mkdir(parents=True, exist_ok=True)
     for name in _EVIDENCE:
         if (source / name).exists():

@@ -1,4 +1,4 @@
-"""One start of a sweep, from its command line to its exit code: plan, directory, jobs, and the report at the end."""
+"""One start of a sweep, from its command line to its exit code: plan, directory, jobs and the final report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _TASK = "rlx.sweep.job:run"
 
 
 class _Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGUSR2 came while no jobs ran."""
+    """SIGTERM or SIGUSR2 arrived while no jobs ran."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ def _stopped(number: int, frame: FrameType | None) -> None:
 class SweepCommand:
     """The command line that began a sweep.
 
-    allowed: gives the classes that its jobs may name. directory: of the sweep that is resumed, None for another; given: the keys
-    that the user typed, not the record, so that the places which these name may be written to.
+    allowed: returns the classes that its jobs may name. directory: of a resumed sweep, else None. given: the keys that the user
+    typed (not the record); the places that they name may be written to.
     """
 
     argv: tuple[str, ...]
@@ -72,7 +72,7 @@ class SweepCommand:
 
 @dataclass(frozen=True)
 class _RecordedConfig:
-    """The config of a job that the record of a sweep in `directory` gives."""
+    """The config of a job from the record of a sweep in `directory`."""
 
     config: Mapping[str, Any]
     directory: Path
@@ -81,7 +81,7 @@ class _RecordedConfig:
 
 @dataclass
 class SweepRun:
-    """One start of a sweep. launch: how one of Hydra's launchers is called; None: the pool of workers runs the jobs."""
+    """One start of a sweep. launch: calls one of Hydra's launchers; None: the pool of workers runs the jobs."""
 
     config: DictConfig
     loader: ConfigLoader
@@ -107,7 +107,7 @@ class SweepRun:
                 )
 
     def _inspect(self, config: Mapping[str, Any]) -> None:
-        """Refuse ranks of a single run, and a place to write to that only the record of a resumed sweep names."""
+        """Refuse `ranks`, which is for a single run, and a place to write to that only the record of a resumed sweep names."""
         if config["ranks"] != 1:
             raise ConfigError(
                 f"ranks={config['ranks']} is for a single run; in a sweep set sweep.ranks_per_job={config['ranks']}"
@@ -136,7 +136,7 @@ class SweepRun:
                 self.pool.close()
 
     def _list(self, space: Space) -> int:
-        """Run the jobs of a plan: of a grid, or drawn at random."""
+        """Run the jobs of a plan: a grid or random variants."""
         plan = plan_sweep(space, self.composer, self.settings)
         if self.settings.dry_run:
             print("\n".join(plan_lines(plan.jobs)))
@@ -228,7 +228,7 @@ class SweepRun:
 
     @contextmanager
     def _stoppable(self, digest: str, place: SweepDirectory) -> Iterator[SweepState]:
-        """The state of the sweep. A signal that comes while no jobs run ends it, with sweep.json and the user told so."""
+        """The state of the sweep. A signal that arrives while no jobs run ends the sweep; sweep.json and the output say so."""
         state = self._state(digest, place.directory)
         with handled(_stopped, (signal.SIGTERM, signal.SIGUSR2)):
             try:
@@ -242,7 +242,7 @@ class SweepRun:
                 raise SystemExit(int(STOP_SIGNALS[number])) from None
 
     def _kept(self, state: SweepState, jobs: Iterable[PlannedJob]) -> tuple[KeptModule, ...]:
-        """Copies of the user's modules, which the jobs import; sweep.json lists them."""
+        """Make copies of the user's modules, which the jobs import; sweep.json lists them."""
         files = {file.copy: file for job in jobs for file in job.composed.sources}
         kept = keep_sources(state.directory, files.values())
         state.facts["sources"] = [{"module": copy.module, "sha256": copy.sha256, "code": copy.code} for copy in kept]
@@ -263,7 +263,7 @@ class SweepRun:
         place: SweepDirectory,
         more: Callable[[], bool] = lambda: False,
     ) -> int | None:
-        """Run `work`, and again as long as there is `more`; returns the signal that stopped it, if one did."""
+        """Run `work` repeatedly as long as there is `more`; returns the signal that stopped it, if any."""
         assert self.pool is not None
         self.pool.set_up(size, path=_python_path(), log=state.directory / ".workers.log", lock=place.lock, kept=kept)
         runner = Runner(
@@ -321,17 +321,17 @@ def assignment_of(jobs: Mapping[str, PlannedJob], folders: Sequence[str], ranks:
     return assignment
 
 
-# The Hydra sweeper, and how it is made known to Hydra.
+# The Hydra sweeper and its registration.
 
 
 NAME = "hydra_plugins.rlx_sweeper"
 
 
 class RlxSweeper(Sweeper):
-    """Plans a sweep and runs it; its exit code ends the program. command: the command line that this process runs."""
+    """Plans a sweep and runs it; the program exits with its exit code. command: the command line that this process runs."""
 
     __module__ = NAME
-    command: SweepCommand | None = None  # of the class: Hydra hands a sweeper nothing but its config
+    command: SweepCommand | None = None  # on the class, because Hydra passes a sweeper nothing but its config
 
     def __init__(self) -> None:
         self.config: DictConfig | None = None
@@ -349,7 +349,7 @@ class RlxSweeper(Sweeper):
         raise SystemExit(SweepRun(self.config, self.hydra_context.config_loader, self.command, launch).run(arguments))
 
     def _has_launcher(self) -> bool:
-        """Whether the user wants one of Hydra's launchers instead of the pool of workers."""
+        """Whether the user chose one of Hydra's launchers instead of the pool of workers."""
         assert self.config is not None
         chosen = any(str(text).startswith("hydra/launcher=") for text in self.config.hydra.overrides.hydra)
         return chosen or self.config.hydra.runtime.choices["hydra/launcher"] != "basic" or self.config.sweep.workers == 0
@@ -364,9 +364,9 @@ class RlxSweeper(Sweeper):
 
 
 def register_sweeper(command: SweepCommand | None = None) -> None:
-    """Make the sweeper known to Hydra; may be called again. command: the command line, if it is a sweep's."""
+    """Register the sweeper with Hydra; may be called again. command: the command line, if it is a sweep's."""
     RlxSweeper.command = command
-    plugins = Plugins.instance()  # its scan comes first: it would replace the package that is made here
+    plugins = Plugins.instance()  # its scan must come first, because it would replace the package that is made here
     if NAME not in sys.modules:
         if importlib.util.find_spec("hydra_plugins") is None:
             package = ModuleType("hydra_plugins")

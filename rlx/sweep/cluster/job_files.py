@@ -1,4 +1,4 @@
-"""The jobs of a launcher: the files that a sweep and its jobs leave for each other, and what became of each job."""
+"""The jobs of a launcher: the files by which a sweep and its jobs communicate, and the state of each job."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rlx.sweep.pool.worker import LOG, Assignment, Done, tail
 from rlx.sweep.state import COMPLETED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score, mark_failed
 
 _FOLDER = ".orders"
-STOP = "stop"  # the flag of a sweep that was asked to stop: a job that is signalled does not ask to be requeued
-HALT = "halt"  # the flag of a sweep with sweep.on_failure=stop of which a job failed: no further job begins
+STOP = "stop"  # the flag of a sweep that was asked to stop: signalled jobs then do not ask to be requeued
+HALT = "halt"  # the flag of a sweep with sweep.on_failure=stop in which a job failed: no more jobs begin
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class JobFiles:
         return self.directory / _FOLDER / f"{name}.{ending}"
 
     def assign(self, assignment: Assignment) -> None:
-        """Write what a job is to run, and remove what an earlier attempt at it has left."""
+        """Write what a job is to run, and remove the files of earlier attempts."""
         (self.directory / _FOLDER).mkdir(exist_ok=True)
         for ending in ("json", "slurm", "process"):
             self._file(assignment.name, ending).unlink(missing_ok=True)
         self._file(assignment.name, "pickle").write_bytes(pickle.dumps(assignment))
 
     def read(self, name: str) -> Assignment:
-        """What a job is to run."""
+        """Read what a job is to run."""
         assignment: Assignment = pickle.loads(self._file(name, "pickle").read_bytes())
         return assignment
 
     def begin(self, name: str, slurm: str | None) -> bool:
-        """Note that this process runs a job, as the job of Slurm of that id; False if another one does, or the job has ended."""
-        if self.ended(name) is not None:  # a launcher may try again by itself what died
+        """Record that this process runs a job, with its Slurm id; False if another process runs it or the job has ended."""
+        if self.ended(name) is not None:  # a launcher may itself retry a job that died
             return False
         if (process := self.process(name)) is not None and process["pid"] != os.getpid() and is_alive(process):
             return False
@@ -57,15 +57,15 @@ class JobFiles:
         return True
 
     def end(self, name: str, done: Done) -> None:
-        """Note how a job ended."""
+        """Record how a job ended."""
         write_atomic(self._file(name, "json"), json.dumps({"state": done.state, "reason": done.reason}))
 
     def process(self, name: str) -> dict[str, Any] | None:
-        """The process that began a job last; None if none did."""
+        """The last process that began a job; None if there is none."""
         return _object(self._file(name, "process"))
 
     def slurm_id(self, name: str) -> str | None:
-        """The id that Slurm gave to a job; None if it is none of Slurm's, or has not begun."""
+        """The Slurm id of a job; None if Slurm does not run it or it has not begun."""
         try:
             return self._file(name, "slurm").read_text().strip()
         except OSError:
@@ -98,15 +98,15 @@ def _object(file: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-# What became of the jobs that a launcher runs: told by their records, their files and Slurm's queue.
+# The state of the jobs that a launcher runs, from their records, their files and Slurm's queue.
 
 
-QUEUE_TICK = 5.0  # seconds between two questions to the queue of a cluster
+QUEUE_TICK = 5.0  # seconds between two queries of a cluster's queue
 
 
 @dataclass
 class JobTracker:
-    """Follows jobs that run outside of the sweep's processes. halts: whether a failed job keeps others from beginning."""
+    """Follows jobs that run outside the sweep's processes. halts: whether a failed job keeps others from beginning."""
 
     state: SweepState
     view: SweepObserver
@@ -131,7 +131,7 @@ class JobTracker:
             self.settle(job)
 
     def find_lost(self, jobs: Sequence[JobState]) -> None:
-        """Settle jobs that have been missing from the queue for a while without having noted how they ended."""
+        """Settle jobs that have been missing from the queue for a while without recording how they ended."""
         now = time.monotonic()
         if now - self._asked_queue < QUEUE_TICK:
             return
@@ -145,7 +145,7 @@ class JobTracker:
                 self.settle(job)
 
     def settle(self, job: JobState, *, problem: str = "") -> None:
-        """Set the state of a job that no longer runs. problem: the error of its launcher, if there was one."""
+        """Set the final state of a job that no longer runs. problem: the error of its launcher, if there was one."""
         if job.state != RUNNING:
             return
         figures = completed_score(self.state.directory, job)
@@ -175,14 +175,14 @@ class JobTracker:
         return self.files.process(job.name) is not None
 
     def process(self, job: JobState) -> int | None:
-        """The process that a job runs in, on this machine, if it lives and is not this one."""
+        """The process of a job on this machine, if it is alive and is not this one."""
         process = self.files.process(job.name)
         if process is None or self.files.ended(job.name) is not None or process["pid"] == os.getpid() or not is_alive(process):
             return None
         return int(process["pid"])
 
     def left_running(self, jobs: Sequence[JobState]) -> list[JobState]:
-        """Those that still run since an earlier start of the sweep; those of a cluster that had not begun are cancelled."""
+        """The jobs of an earlier start of the sweep that still run; a cluster's jobs that had not begun are cancelled."""
         queue: set[str] = set()
         if self.is_on_cluster:
             slurm.cancel_pending(self.state.directory)
@@ -196,7 +196,7 @@ class JobTracker:
         return self.files.slurm_id(job.name) in queue and self.files.ended(job.name) is None
 
     def may_still_run(self, jobs: Sequence[JobState]) -> bool:
-        """Whether one of these jobs may run although its launcher has returned."""
+        """Whether one of these jobs may still run although its launcher has returned."""
         running = [job for job in jobs if job.state == RUNNING]
         if not running or any(self.process(job) is not None for job in running):
             return bool(running)

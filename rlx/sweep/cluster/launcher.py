@@ -1,7 +1,7 @@
-"""Jobs run by one of Hydra's launchers, on this machine or a cluster: what the sweep does, and what each job's process does.
+"""Runs jobs with one of Hydra's launchers, on this machine or a cluster: the sweep's side and the side of each job's process.
 
-A launcher loses the results of a whole batch when one job dies, so nothing that it returns is used: a job reads what to run from
-a file, and writes how it ended beside that (`job_files`).
+A launcher loses the results of a whole batch when one job dies, so its return values are not used. A job reads what to run from a
+file and writes how it ended to another one (`job_files`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StopLauncher(BaseException):
 
 
 class SilentChannel:
-    """The channel of a job whose progress is read from its record: it sends nothing."""
+    """The channel of a job whose progress is read from its record; it sends nothing."""
 
     def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
         """Sends nothing."""
@@ -52,7 +52,7 @@ class SilentChannel:
 
 
 class TimeLimit:
-    """After `seconds`, asks this process to stop with a checkpoint; where that takes longer than `grace`, `give_up` is called.
+    """After `seconds`, asks this process to stop with a checkpoint; if that takes longer than `grace`, calls `give_up`.
 
     reason: why it was asked to stop, empty if it was not. seconds: None for no limit.
     """
@@ -81,10 +81,10 @@ class TimeLimit:
 
 @dataclass(frozen=True)
 class LaunchedJob:
-    """What a launcher calls in a job's process; it travels there as a pickle.
+    """The function object that a launcher calls in a job's process; it is sent there as a pickle.
 
-    kept: the user's modules, imported from the sweep's copies. parent: the process of the sweep. timeout, grace: seconds, as in
-    the settings. halts: whether a failure keeps further jobs from beginning.
+    kept: the user's modules, imported from the sweep's copies. parent: the process of the sweep. timeout, grace: in seconds, as
+    in the settings. halts: whether a failure keeps further jobs from beginning.
     """
 
     directory: str
@@ -107,7 +107,7 @@ class LaunchedJob:
         if not files.begin(name, slurm_id):
             return RUNNING
         sys.path[:] = list(dict.fromkeys([*self.path, *sys.path]))
-        serve_kept(self.kept)  # not what Hydra has imported to compose the job
+        serve_kept(self.kept)  # not the modules that Hydra imported to compose the job
         os.environ["OMP_NUM_THREADS"] = "1"
         before = signal.getsignal(signal.SIGTERM)
 
@@ -121,7 +121,7 @@ class LaunchedJob:
         if limit.reason and done.state == INTERRUPTED:
             done = Done(FAILED, reason=limit.reason)
         if done.state == INTERRUPTED and slurm_id is not None and not files.has_flag(STOP):
-            slurm.requeue(slurm_id)  # refused where somebody else has done it
+            slurm.requeue(slurm_id)  # refused if another process has done it
             sys.stdout.flush()
             os._exit(ExitCode.OK)  # no result for the launcher: the job is not over
         files.end(name, done)
@@ -138,13 +138,13 @@ class LaunchedJob:
 
 
 def _is_not_about_accounting(record: logging.LogRecord) -> bool:
-    """Submitit warns again and again that Slurm's accounting is off; nothing here relies on it."""
+    """Filters submitit's repeated warning that Slurm's accounting is off; nothing here relies on accounting."""
     return "sacct" not in record.getMessage()
 
 
 @dataclass
 class LauncherRunner:
-    """Runs jobs by `launch`, which takes the function that a job calls and the overrides of each job."""
+    """Runs jobs with `launch`, which takes the function that a job calls and the overrides of each job."""
 
     state: SweepState
     settings: Settings
@@ -162,9 +162,9 @@ class LauncherRunner:
         self.files = self.tracker.files
 
     def run(self, waiting: Sequence[JobState]) -> None:
-        """Launch all jobs, and those that failed again as often as `retries` says.
+        """Launch all jobs, and relaunch failed ones up to `retries` times.
 
-        Jobs that an earlier start of the sweep began, and that outlived it, are not launched but waited for.
+        Jobs that still run from an earlier start of the sweep are waited for instead of launched.
         """
         running = self.tracker.left_running(waiting)
         if running:
@@ -180,7 +180,7 @@ class LauncherRunner:
                 return
 
     def _launch_all(self, jobs: Sequence[JobState], running: Sequence[JobState], *, halts: bool) -> None:
-        """Launch jobs, and again those that a launcher never began because it broke on another; wait for those that run."""
+        """Launch jobs, relaunch those that a launcher never began because it failed on another job, and wait for running ones."""
         while True:
             problem = self._batch(jobs, running, halts=halts)
             left = [job for job in jobs if job.state == RUNNING and not self.tracker.has_begun(job)]
@@ -198,7 +198,7 @@ class LauncherRunner:
             jobs, running = left, []
 
     def _batch(self, jobs: Sequence[JobState], running: Sequence[JobState], *, halts: bool) -> str:
-        """Launch jobs and wait for them and for those that run; returns the launcher's error, empty if there was none."""
+        """Launch jobs and wait for them and for running ones; returns the launcher's error, empty if there was none."""
         for job in jobs:
             self.files.assign(Assignment(job.name, os.path.abspath(self.state.directory / job.name), self.assignment_of(job)))
             job.state, job.reason, job.log_tail = RUNNING, None, None
@@ -213,7 +213,9 @@ class LauncherRunner:
             watcher.start()
             try:
                 problem = self._launched(jobs, halts=halts) if jobs else ""
-                while self.tracker.may_still_run(both):  # a launcher that broke on one job, or an earlier start, left others
+                while self.tracker.may_still_run(
+                    both
+                ):  # a launcher that failed on one job, or an earlier start, left others running
                     time.sleep(QUEUE_TICK if self.tracker.is_on_cluster else _TICK)
             except (KeyboardInterrupt, StopLauncher) as stop:
                 if not self._abandoned:
@@ -244,7 +246,7 @@ class LauncherRunner:
         raise KeyboardInterrupt
 
     def _watch(self, jobs: Sequence[JobState]) -> None:
-        """While the launcher waits: update the jobs, and find those that the cluster has lost."""
+        """While the launcher waits, update the jobs and find those that the cluster has lost."""
         while not self._over.wait(_TICK):
             for job in jobs:
                 if job.state == RUNNING:
@@ -254,12 +256,12 @@ class LauncherRunner:
             self.state.write()
             self.view.refresh()
             if self.tracker.is_on_cluster and all(job.state in ENDED for job in jobs):
-                self._abandoned = True  # the launcher would wait for ever for a job that is lost
+                self._abandoned = True  # the launcher would wait forever for a lost job
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)  # SIGINT may be ignored, as under nohup
                 return
 
     def _stop(self, jobs: Sequence[JobState]) -> None:
-        """Ask every job of the sweep to end with a checkpoint, and wait for it; press Ctrl-C again to end them at once."""
+        """Ask every job of the sweep to end with a checkpoint, and wait for them; a second Ctrl-C ends them at once."""
         self.view.note("stopping: the jobs write their checkpoints; press Ctrl-C again to end them at once")
         self.files.raise_flag(STOP)
         with contextlib.suppress(KeyboardInterrupt):
@@ -272,7 +274,7 @@ class LauncherRunner:
         self._signalled(jobs, signal.SIGKILL)
 
     def _signalled(self, jobs: Sequence[JobState], number: int) -> bool:
-        """Send a signal to the jobs that run on this machine; whether there are any."""
+        """Send a signal to the jobs that run on this machine; returns whether there are any."""
         processes = [pid for job in jobs if (pid := self.tracker.process(job)) is not None]
         for pid in processes:
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""The plan of a sweep: every job by its name, its config composed and checked, before the first one runs."""
+"""The plan of a sweep: every job with its name, its config composed and checked before the first job runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One run of a sweep: a variant with a seed. overrides: all of its own; differs: what tells its variant from the others."""
+    """One run of a sweep: a variant with a seed. overrides: all of them; differs: those that distinguish its variant."""
 
     name: str
     variant: str
@@ -48,20 +48,20 @@ class PlannedJob:
 
     @property
     def seed(self) -> int:
-        """The seed of this repeat."""
+        """The seed of this job."""
         return self.composed.seed
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All jobs of a sweep. repeated: how many were asked for twice and run once."""
+    """All jobs of a sweep. repeated: how many were given more than once and are run once."""
 
     jobs: tuple[PlannedJob, ...]
     repeated: int = 0
 
     @property
     def digest(self) -> str:
-        """What the same command gives again: a hash of all its jobs."""
+        """A hash of all jobs, which the same command reproduces."""
         return plan_digest(job.composed.identity for job in self.jobs)
 
 
@@ -71,7 +71,7 @@ def plan_digest(parts: Iterable[str]) -> str:
 
 
 def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer) -> SweepPlan:
-    """The jobs of the given variants (the overrides that make each) with every seed."""
+    """The jobs of the given variants (each a list of overrides) with every seed."""
     jobs: dict[str, PlannedJob] = {}
     count = 0
     for differs in variants:
@@ -83,7 +83,7 @@ def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer)
 
 
 def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) -> PlannedJob:
-    """One job, composed and checked. Raises ConfigError for a policy.path that may name another run before the sweep is over."""
+    """One job, composed and checked. Raises ConfigError for a policy.path that may point to another run before the sweep ends."""
     overrides = (*space.fixed, *differs, f"seed={seed}")
     composed = composer.compose(overrides)
     path = Path(str((composed.cfg.get("policy") or {}).get("path"))).expanduser()
@@ -99,7 +99,7 @@ def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) 
 
 
 def plan_sweep(space: Space, composer: Composer, settings: Settings) -> SweepPlan:
-    """The plan of a grid or a random search, every job of it composed and checked."""
+    """The plan of a grid or a random search, with every job composed and checked."""
     if isinstance(settings, RandomSettings):
         dimensions = [dimension_of(axis) for axis in space.axes]
         checked_ends(dimensions, space, composer)
@@ -112,7 +112,7 @@ def plan_sweep(space: Space, composer: Composer, settings: Settings) -> SweepPla
 
 
 def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Composer) -> list[PlannedJob]:
-    """A job at each end of each dimension, composed and checked, so that no trial meets an error of the command line."""
+    """Compose and check a job at each end of each dimension, so that no trial fails because of the command line."""
     if not dimensions:
         raise ConfigError("there is nothing to search: give a key several values or 'KEY=interval(LOW,HIGH)'")
     first = [dimension.ends()[0] for dimension in dimensions]
@@ -131,9 +131,10 @@ def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Compos
 
 
 def name_of(differs: Sequence[str], identity: str) -> str:
-    """`dpo_weight-0.25_seed-3_1a2b3c4d`: what differs, readable, safe in every shell and never long, and a hash.
+    """The name of a job, such as `dpo_weight-0.25_seed-3_1a2b3c4d`: its differences and a hash; readable, short, safe in any
+    shell.
 
-    Where it is too long, texts are cut, then keys are left out from the end. Numbers are never cut; the last, the seed, stays.
+    If it is too long, texts are cut, then keys are dropped from the end. Numbers are never cut; the last key, the seed, stays.
     """
     *variant, seed = readable(differs) or [""]
     left, width = _LONGEST_NAME - len(seed) - 1, _LONGEST_NAME
@@ -147,7 +148,7 @@ def name_of(differs: Sequence[str], identity: str) -> str:
 
 
 def readable(differs: Sequence[str]) -> list[str]:
-    """Overrides as parts of a file name, long numbers to four digits."""
+    """Overrides as parts of a file name, with long numbers rounded to four digits."""
     pairs = [override.lstrip("+~").partition("=") for override in differs]
     leaves = short_names([key for key, _, _ in pairs])
     parts = [f"{leaves[key]}-{_shortened(value)}" if value else leaves[key] for key, _, value in pairs]
@@ -163,8 +164,8 @@ def _shortened(value: str) -> str:
 
 # The config of every job, composed and checked before the first one runs.
 #
-# Hydra composes once for each choice of groups; values are put into copies, by the function with which Hydra does it. A copy
-# costs a fiftieth of a composition, and a sweep of a thousand jobs has a handful of choices.
+# Hydra composes once for each choice of groups. Values are then set in copies, by the function that Hydra uses for it. A copy
+# costs a fiftieth of a composition, and a sweep of a thousand jobs has only a few choices.
 
 
 NOT_A_JOB = ("sweep", "resume", "rerun")  # the requests of a command line that are not part of a job's config
@@ -172,7 +173,7 @@ NOT_A_JOB = ("sweep", "resume", "rerun")  # the requests of a command line that 
 
 @dataclass(frozen=True)
 class ComposedJob:
-    """One job's config, checked. identity: of all that it says but its cache; config_hash: of what may change its numbers."""
+    """One job's checked config. identity: a hash of everything except its cache; config_hash: of what can change its numbers."""
 
     cfg: DictConfig
     algorithm: str
@@ -186,7 +187,7 @@ class ComposedJob:
 
 @dataclass
 class Composer:
-    """Makes configs of overrides. allowed: classes that may be named. inspect: refuses a config by raising."""
+    """Makes configs from overrides. allowed: classes that may be named. inspect: refuses a config by raising."""
 
     loader: ConfigLoader
     master: DictConfig
@@ -200,20 +201,20 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=self.loader)
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
-        """Overrides as Hydra reads them."""
+        """Parse overrides with Hydra."""
         return list(self._parser.parse_overrides(list(overrides)))
 
     def compose(self, overrides: Sequence[str]) -> ComposedJob:
-        """The checked config of one job. Raises ConfigError, or what Hydra says against an override."""
+        """The checked config of one job. Raises ConfigError, or Hydra's error about an override."""
         cfg, choices = self._composed(overrides)
-        if self._allowed is None:  # of the whole command line, and slow to find out
+        if self._allowed is None:  # for the whole command line, because it is slow to determine
             self._allowed = tuple(self.allowed())
         check_config(cfg, allowed=self._allowed)
         container = plain_config(cfg)
         if self.inspect is not None:
             self.inspect(container)
         files = tuple(sources(container))
-        said = without(container, CACHES)  # which the environment may have moved
+        said = without(container, CACHES)  # which an environment variable may have moved
         return ComposedJob(
             cfg=cfg,
             algorithm=str(choices["algorithm"]),
@@ -239,7 +240,7 @@ class Composer:
                 base.pop("hydra")
                 base.pop("sweep")
             self._bases[choosing] = base, made
-            self._allowed = None  # a class of the user's that this choice serves is allowed from here on
+            self._allowed = None  # a user's class that this choice serves is allowed from now on
         base, choices = self._bases[choosing]
         cfg: DictConfig = copy.deepcopy(base)
         try:
@@ -250,7 +251,7 @@ class Composer:
         return cfg, choices
 
     def _require_same_launcher(self, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-        """Refuse a job that chooses another launcher than the sweep: the jobs of a sweep have one, which starts them all."""
+        """Refuse a job that chooses another launcher than the sweep, because one launcher starts all jobs."""
         own, whole = choices["hydra/launcher"], self.master.hydra.runtime.choices["hydra/launcher"]
         if own != whole:
             raise ConfigError(
@@ -259,7 +260,7 @@ class Composer:
             )
 
     def _chooses(self, override: Override) -> bool:
-        """Whether the override may change the defaults list; in doubt it may."""
+        """Whether the override may change the defaults list; True in doubt."""
         return override.package is not None or "/" in override.key_or_group or self.is_group(override.key_or_group)
 
     def is_group(self, key: str) -> bool:
@@ -270,7 +271,7 @@ class Composer:
 
 
 def job_overrides(overrides: Sequence[str]) -> list[str]:
-    """Those of a command line's overrides that are part of a job."""
+    """The overrides of a command line that are part of a job."""
     kept = []
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")

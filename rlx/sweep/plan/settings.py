@@ -1,4 +1,4 @@
-"""The typed settings of a sweep: what `sweep.*` says. Values and comments stand in conf/sweep alone."""
+"""The typed settings of a sweep, `sweep.*`. Values and comments are in conf/sweep only."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ KINDS: dict[str, type[Settings]] = {"grid": Settings, "random": RandomSettings, 
 
 
 def pop_settings(cfg: DictConfig) -> None:
-    """Take the node `sweep` out of the config of one run, which it is not part of. A wrong value is refused first."""
+    """Remove the node `sweep` from a run's config, which it is not part of; a wrong value is refused first."""
     with open_dict(cfg):
         node = cfg.pop("sweep", None)
     if node is not None:
@@ -68,7 +68,7 @@ def pop_settings(cfg: DictConfig) -> None:
 
 
 def settings_of(node: Mapping[str, Any]) -> Settings:
-    """The settings out of the plain node `sweep` of a config; an unknown key, a wrong type or value is refused."""
+    """The settings in the plain node `sweep` of a config; unknown keys and wrong types or values are refused."""
     method = node.get("method")
     if method not in KINDS:
         raise ConfigError(f"sweep.method={shown(method)}: it is one of {', '.join(KINDS)}; choose it with sweep=NAME")

@@ -1,4 +1,4 @@
-"""What a command line asks to vary: axes of values, intervals, and the seeds, which are repeats."""
+"""What a command line varies: axes of values, intervals, and the seeds, which are repetitions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
-MOST_JOBS = 10_000  # of one sweep: a plan of more takes minutes to compose, and is a slip of the pen
+MOST_JOBS = 10_000  # of one sweep: a larger plan takes minutes to compose and is probably a mistake
 
 
 @dataclass(frozen=True)
 class SweepAxis:
-    """Keys that vary together. points: for each place on the axis, one override a key; intervals have no points."""
+    """Keys that vary together. points: for each place on the axis, one override per key; intervals have no points."""
 
     keys: tuple[str, ...]
     points: tuple[tuple[str, ...], ...]
@@ -27,7 +27,7 @@ class SweepAxis:
 
 @dataclass(frozen=True)
 class Space:
-    """The overrides of a sweep taken apart. fixed: as typed; seeds: the repeats of each variant."""
+    """The parsed overrides of a sweep. fixed: as typed; seeds: the repetitions of each variant."""
 
     fixed: tuple[str, ...]
     axes: tuple[SweepAxis, ...]
@@ -35,7 +35,7 @@ class Space:
 
     @property
     def intervals(self) -> list[str]:
-        """Keys whose values are not listed but drawn."""
+        """Keys whose values are drawn instead of listed."""
         return [axis.keys[0] for axis in self.axes if not axis.points]
 
     def grid(self) -> Iterator[tuple[str, ...]]:
@@ -54,7 +54,7 @@ class Space:
 
 
 def space_of(overrides: Sequence[Override], *, zipped: Sequence[str] = (), seeds: int | None = None) -> Space:
-    """Take the parsed overrides of a sweep apart; of two for one key the last counts."""
+    """Split the parsed overrides of a sweep into axes; if a key occurs twice, the last override counts."""
     last = {override.get_key_element(): override for override in overrides}
     fixed, axes = [], {}
     for key, override in last.items():
@@ -75,7 +75,7 @@ def space_of(overrides: Sequence[Override], *, zipped: Sequence[str] = (), seeds
 
 
 def _require_few(override: Override) -> None:
-    """Refuse a range of more values than a sweep has jobs, before its values are made."""
+    """Refuse a range with more values than a sweep may have jobs, before its values are created."""
     swept = override.value()
     if not isinstance(swept, RangeSweep) or swept.start is None or swept.stop is None or not swept.step:
         return
@@ -105,7 +105,7 @@ def _seeds(axis: SweepAxis | None, override: Override | None, count: int | None)
 
 
 def _zip(axes: dict[str, SweepAxis], zipped: Sequence[str]) -> Iterator[SweepAxis]:
-    """The axes with those that are paired made one, where the first of them stood."""
+    """The axes, with paired ones merged at the place of the first."""
     for key in zipped:
         if key not in axes:
             hint = did_you_mean(nearest(key, axes)) or f"; the keys with several values are {', '.join(axes) or 'none'}"
@@ -125,9 +125,9 @@ def _zip(axes: dict[str, SweepAxis], zipped: Sequence[str]) -> Iterator[SweepAxi
             yield SweepAxis(names, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
 
 
-# What a search may choose for one key, or for keys that vary together.
+# The values that a search may choose for one key, or for keys that vary together.
 
-_DIGITS = 6  # of a drawn number: enough for any hyperparameter, and readable
+_DIGITS = 6  # significant digits of a drawn number: enough for any hyperparameter, and readable
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,6 @@ def dimension_of(axis: SweepAxis) -> Dimension:
 
 
 def random_variants(dimensions: Sequence[Dimension], *, trials: int, seed: int) -> list[tuple[str, ...]]:
-    """The overrides of `trials` variants; the same seed gives the same, and more of them begin with the same."""
+    """The overrides of `trials` variants. The same seed gives the same variants; a larger number begins with the same ones."""
     generator = random.Random(f"rlx sweep {seed}")
     return [tuple(text for dimension in dimensions for text in dimension.draw(generator)) for _ in range(trials)]

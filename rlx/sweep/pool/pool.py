@@ -1,6 +1,6 @@
 """A pool of worker processes on this machine: it starts them, gives them jobs, stops and replaces them.
 
-The processes import what every job needs while the sweep is still being planned. Which job runs when is decided by `runner`.
+The processes import what every job needs while the sweep is still being planned. `runner` decides which job runs when.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rlx.sweep.pool.resources import environments, memory_kills, num_workers
 from rlx.sweep.pool.worker import Assignment, Done, Inbox, Ready, Setup, send_message, tail
 
 _START = "import sys; sys.path[:] = filter(None, sys.path); from rlx.sweep.pool.worker import run_worker; run_worker()"
-_MOST_FAILED_STARTS = 3  # workers in a row that die before they are ready: then no job will ever run
+_MOST_FAILED_STARTS = 3  # after this many workers in a row died before they were ready, no job will ever run
 # Imported by every worker while the sweep is planned.
 _PRELOADED = (
     *("rlx.sweep.job", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"),
@@ -42,8 +42,8 @@ _PRELOADED = (
 class Worker:
     """One process of the pool, as the sweep sees it.
 
-    slot: its place in the pool; connection: the socket that its standard input is. assignment: the job that it runs;
-    assigned_at: when it got it. stop_requested_at: when it was asked to stop; stop_reason: why.
+    slot: its place in the pool; connection: the socket of its standard input. assignment: the job that it runs; assigned_at: when
+    it got the job. stop_requested_at: when it was asked to stop; stop_reason: why.
     """
 
     slot: int
@@ -60,9 +60,9 @@ class Worker:
     def start(
         cls, slot: int, *, path: Sequence[str], log: Path, variables: Mapping[str, str], preloaded: Sequence[str]
     ) -> Worker:
-        """A new process, which imports the modules `preloaded` and waits.
+        """Start a new process, which imports the modules `preloaded` and waits.
 
-        path: the Python path. log: the file for what it prints outside of jobs. variables: of its environment.
+        path: the Python path. log: the file for its output outside jobs. variables: of its environment.
         """
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[3]), *filter(None, path)])
@@ -74,7 +74,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=out,
                 env=environment | dict(variables),
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its workers one by one
+                start_new_session=True,  # Ctrl-C reaches only the sweep, which asks its workers one by one
             )
         assert process.stdout is not None
         return cls(slot, process, ours, Inbox(process.stdout.fileno()))
@@ -96,7 +96,7 @@ class Worker:
         return self.is_ready and self.assignment is None and self.stop_requested_at is None
 
     def set_up(self, setup: Setup, lock: int | None) -> None:
-        """Tell it what it will run. lock: a file descriptor that it shall keep open too."""
+        """Tell it what it will run. lock: a file descriptor that it must also keep open."""
         with contextlib.suppress(OSError):
             socket.send_fds(self.connection, [b"+"], [] if lock is None else [lock])
         self.send(setup)
@@ -135,7 +135,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Event:
-    """A message of a worker about its job, or its death. message: None when it died; reason: why it was stopped or died."""
+    """A worker's message about its job, or its death. message: None if it died; reason: why it was stopped or died."""
 
     slot: int
     assignment: Assignment | None
@@ -147,9 +147,9 @@ class Event:
 class Pool:
     """`size` processes that run `task`, a `module:function`.
 
-    path: the Python path of the jobs; None while it is not known: then the processes import `preloaded` and wait for `set_up`.
-    log: the file for what they print outside of jobs. lock: a file descriptor that the workers keep open too. kept: the user's
-    modules, imported from the sweep's copies.
+    path: the Python path of the jobs; None while unknown: then the processes import `preloaded` and wait for `set_up`. log: the
+    file for their output outside jobs. lock: a file descriptor that the workers also keep open. kept: the user's modules,
+    imported from the sweep's copies.
     """
 
     size: int
@@ -172,7 +172,7 @@ class Pool:
             self._start(slot)
 
     def set_up(self, size: int, *, path: Sequence[str], log: Path, lock: int | None, kept: Sequence[KeptModule] = ()) -> None:
-        """Set up processes that were started before the plan was made; `size` of them stay."""
+        """Set up processes that were started before the plan was made; `size` of them are kept."""
         self.size, self.path, self.log, self.lock, self.kept = size, path, log, lock, kept
         for worker in self.workers[size:]:
             self.remove(worker)
@@ -260,7 +260,7 @@ class Pool:
         return f"killed by {name}" + (", perhaps because the memory was full" if -code == signal.SIGKILL else "")
 
     def _replace(self, worker: Worker, *, died_of: str = "") -> None:
-        """Start a new process in the place of one that died or whose state is unknown. died_of: the cause, for the message."""
+        """Replace a process that died or whose state is unknown. died_of: the cause, for the message."""
         self.remove(worker)
         if self._failed_starts >= _MOST_FAILED_STARTS:
             logged = tail(self.log).splitlines()
@@ -273,7 +273,7 @@ class Pool:
         self._start(worker.slot)
 
     def remove(self, worker: Worker) -> None:
-        """Kill a process and all that it started."""
+        """Kill a process and everything that it started."""
         if worker in self.workers:
             self.workers.remove(worker)
         with contextlib.suppress(KeyError, ValueError):
@@ -288,7 +288,7 @@ class Pool:
 
 
 def start_pool(task: str, settings: Settings, space: Space, *, default_threads: int | None) -> Pool:
-    """Start processes that import what every job needs, before the plan is made; it decides how many of them stay."""
+    """Start processes that import what every job needs, before the plan is made; the plan decides how many are kept."""
     fixed = [text.partition("=")[2] for text in space.fixed if text.startswith("threads=")]
     threads = int(fixed[-1]) if fixed and fixed[-1].isdigit() else default_threads or 1
     points = math.prod(max(1, len(axis.points)) for axis in space.axes)

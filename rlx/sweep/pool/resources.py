@@ -1,4 +1,4 @@
-"""How many jobs fit on this machine at once, which GPU each of them sees, and whether the memory was too small for them."""
+"""How many jobs fit on this machine, which GPUs each of them sees, and whether memory was too small for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def num_cores() -> int:
-    """Cores that this process may use: of its affinity and its container's quota the smaller."""
+    """The number of cores that this process may use: the smaller of its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text().split()[:2]
@@ -30,7 +30,7 @@ def num_cores() -> int:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. No CUDA is started to find out."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, found without starting CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
@@ -56,9 +56,9 @@ def num_workers(wanted: str | int, *, threads: int, ranks: int = 1) -> int:
 
 
 def environments(size: int, ranks: int = 1) -> list[Mapping[str, str]]:
-    """For each job that runs the variables that give it `ranks` GPUs of its own; jobs share them if there are too few for all.
+    """For each running job, the environment variables that give it `ranks` GPUs of its own; jobs share GPUs if there are too few.
 
-    Raises ConfigError if there are fewer than one job takes.
+    Raises ConfigError if there are fewer GPUs than one job needs.
     """
     found = gpus()
     if found and len(found) < ranks:
@@ -68,7 +68,7 @@ def environments(size: int, ranks: int = 1) -> list[Mapping[str, str]]:
 
 
 def memory_kills() -> int:
-    """How many processes of this control group the kernel has killed because the memory was full; 0 where it does not tell."""
+    """How many processes of this control group the kernel has killed because memory was full; 0 if that is unknown."""
     for file in _memory_events():
         with contextlib.suppress(OSError, ValueError):
             for line in file.read_text().splitlines():
@@ -79,7 +79,7 @@ def memory_kills() -> int:
 
 
 def _memory_events() -> list[Path]:
-    """Where the kernel counts: for the group of this process, else for the container, from within which it may not be seen."""
+    """The file with the kernel's counts: of this process's group, else of the container, if it is visible from inside."""
     own, second = "", ""
     with contextlib.suppress(OSError):
         for line in _MEMBERSHIP.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Runs jobs in a pool until none is left. Failures, retries, timeouts and signals are dealt with here."""
+"""Runs jobs in a pool until none is left, and handles failures, retries, timeouts and signals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TICK = 0.25
 
 
 class SweepObserver(Protocol):
-    """Is told what happens in a sweep, to show it."""
+    """Receives the events of a sweep, to show them."""
 
     def refresh(self) -> None: ...
     def ended(self, job: JobState) -> None: ...
@@ -41,11 +41,11 @@ class SweepObserver(Protocol):
 
 
 class JobSource(Protocol):
-    """Gives the jobs to run: a plan, or a search that makes them from the scores so far."""
+    """Supplies the jobs to run: a plan, or a search that chooses them by the scores so far."""
 
     @property
     def wants_answers(self) -> bool:
-        """Whether jobs wait after each evaluation for an answer whether to go on."""
+        """Whether jobs wait after each evaluation for an answer whether to continue."""
 
     def next(self) -> JobState | None:
         """A job to run now; None if there is none at the moment."""
@@ -68,7 +68,7 @@ class JobQueue:
         return self.waiting.popleft() if self.waiting else None
 
     def ended(self, job: JobState, figures: Mapping[str, float]) -> None:
-        """Nothing to learn from it."""
+        """Do nothing: a plan does not depend on results."""
 
     def shall_prune(self, job: JobState, step: int, figures: Mapping[str, float]) -> bool:
         return False
@@ -78,8 +78,8 @@ class JobQueue:
 class Runner:
     """Runs the jobs of `work` in a pool.
 
-    assignment_of: the content of a job's `Assignment`. stop_signal: the signal that came, if one did. halted: whether a failure
-    keeps further jobs from starting.
+    assignment_of: the content of a job's `Assignment`. stop_signal: the received signal, if any. halted: whether a failure keeps
+    further jobs from starting.
     """
 
     state: SweepState
@@ -97,7 +97,7 @@ class Runner:
     _stop_announced: bool = False
 
     def run(self) -> None:
-        """Run to the end, or until a signal comes."""
+        """Run all jobs, or until a signal arrives."""
         with handled(self._on_signal):
             while True:
                 self._feed()
@@ -145,13 +145,13 @@ class Runner:
         elif isinstance(message, Done):
             self._end(job, message.state, message.figures, event.reason or message.reason)
         elif message is None:
-            figures = completed_score(self.state.directory, job)  # it may have died after its run was completed
+            figures = completed_score(self.state.directory, job)  # it may have died after its run had completed
             state = COMPLETED if figures is not None else INTERRUPTED if self.stop_signal is not None else FAILED
             self._end(job, state, figures or {}, event.reason)
 
     def _end(self, job: JobState, state: str, figures: Mapping[str, float], reason: str) -> None:
         job.seconds = (job.seconds or 0.0) + time.monotonic() - self._started[job.name]
-        if state == INTERRUPTED and self.stop_signal is None:  # the sweep was not asked: the timeout or a kill
+        if state == INTERRUPTED and self.stop_signal is None:  # not by the sweep: a timeout or a kill
             state, reason = FAILED, reason or "stopped from outside"
         job.end(state, figures=figures, reason=None if state == COMPLETED else reason)
         if state == FAILED:
@@ -172,7 +172,7 @@ class Runner:
         self.view.ended(job)
 
     def _watch(self) -> None:
-        """Stop jobs that take too long, and every job once a signal has come."""
+        """Stop jobs that take too long, and every job after a signal."""
         now = time.monotonic()
         if self.stop_signal is not None and not self._stop_announced:
             self._stop_announced = True
@@ -188,6 +188,6 @@ class Runner:
                 worker.kill()
 
     def _on_signal(self, number: int, frame: object) -> None:
-        """The first signal stops the jobs with a checkpoint, a second Ctrl-C kills them."""
+        """The first signal stops the jobs with a checkpoint; a second Ctrl-C kills them."""
         self._kill_at_once = self._kill_at_once or (number == signal.SIGINT and self.stop_signal == signal.SIGINT)
         self.stop_signal = self.stop_signal or number

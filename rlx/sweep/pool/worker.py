@@ -1,6 +1,6 @@
-"""What a process of the pool runs: it imports what a job needs once, then runs job after job until its sweep is gone.
+"""The program of a pool process: it imports what a job needs once, then runs job after job until its sweep ends.
 
-What a job prints goes into a log of its own, whose end is shown if the job fails.
+A job's output goes to its own log, whose end is shown if the job fails.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from rlx.garbage import search_as_usual, search_seldom
 from rlx.sweep.kept import KeptModule, serve_kept
 
 LOG = "job.log"
-_SECONDS_BETWEEN = 0.5  # of two messages about the progress of one job
+_SECONDS_BETWEEN = 0.5  # between two progress messages of one job
 
 
 @contextlib.contextmanager
 def output_into(file: Path) -> Iterator[None]:
-    """Append everything that is written to standard output and error to a file."""
+    """Append everything written to standard output and error to a file."""
     saved = os.dup(1), os.dup(2)
     descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
     try:
@@ -61,7 +61,7 @@ def tail(file: Path, lines: int = 12, size: int = 8192) -> str:
 
 
 class Channel:
-    """The worker's end of the pipes. grace: seconds to end in when the sweep is gone."""
+    """The worker's end of the pipes. grace: seconds to end in after the sweep is gone."""
 
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, grace: float = 30.0) -> None:
         self._outgoing = outgoing
@@ -71,7 +71,7 @@ class Channel:
         threading.Thread(target=self._listen, args=(incoming,), daemon=True).start()
 
     def _listen(self, incoming: BinaryIO) -> None:
-        """Pass messages on; when the sweep is gone, end the job at hand with a checkpoint, then this process."""
+        """Pass messages on; when the sweep is gone, end the current job with a checkpoint, then this process."""
         try:
             while True:
                 self.inbox.put(receive(incoming))
@@ -82,7 +82,7 @@ class Channel:
             os._exit(ExitCode.STOPPED)
 
     def send(self, message: Any) -> None:
-        """Send a message to the sweep; if it is gone the message is lost, and the job goes on to its checkpoint."""
+        """Send a message to the sweep; if it is gone, the message is lost and the job continues to its checkpoint."""
         with contextlib.suppress(OSError):
             send_message(self._outgoing, message)
 
@@ -94,7 +94,7 @@ class Channel:
             self.send(JobProgress(step, dict(figures), num_steps))
 
     def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:
-        """Report an evaluation and wait for the answer; whether the job shall end."""
+        """Report an evaluation and wait for the answer; returns whether the job must end."""
         self.send(Evaluated(step, dict(figures)))
         answer = self.inbox.get()
         if answer is None:
@@ -114,9 +114,9 @@ def run_worker() -> None:
     search_seldom()
     preloaded, sys.argv[1:] = sys.argv[1:], []
     for name in preloaded:
-        with contextlib.suppress(Exception):  # if the task needs it, the task's own import reports it
+        with contextlib.suppress(Exception):  # if the task needs the module, the task's own import reports the error
             importlib.import_module(name)
-    if not socket.recv_fds(line, 1, 1)[0]:  # with the sweep's lock, which this process holds from here on
+    if not socket.recv_fds(line, 1, 1)[0]:  # with the sweep's lock, which this process holds from now on
         return  # the sweep ended before its plan was made
     incoming = line.makefile("rb")
     setup: Setup = receive(incoming)
@@ -130,7 +130,9 @@ def run_worker() -> None:
             done = run_logged(task, assignment, channel)
             channel.send(done)
             gc.collect()
-            if done.state == "completed" and not frozen:  # all modules of a job are imported: later searches pass them over
+            if (
+                done.state == "completed" and not frozen
+            ):  # all modules of a job are imported by now: later garbage collections skip them
                 gc.freeze()
                 frozen = True
 
@@ -143,7 +145,7 @@ def _prepared(setup: Setup) -> Any:
     os.close(log)
     sys.path[:] = list(dict.fromkeys(setup.path))
     python_path = [*setup.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, python_path)))  # for what the jobs start
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, python_path)))  # for the processes that jobs start
     serve_kept(setup.kept)
     module, _, name = setup.task.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -172,12 +174,12 @@ def run_logged(task: Any, assignment: Assignment, channel: Channel) -> Done:
 
 
 def _prefer_as_oom_victim() -> None:
-    """Make the kernel, when memory runs out, kill this process rather than the sweep, which can report it."""
+    """Make the kernel kill this process, when memory runs out, instead of the sweep, which can report it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-# The messages between a sweep and its workers: pickles with their length before them, through pipes.
+# The messages between a sweep and its workers: length-prefixed pickles through pipes.
 
 
 _LENGTH = struct.Struct("!Q")
@@ -187,8 +189,8 @@ _LENGTH = struct.Struct("!Q")
 class Setup:
     """The first message to a worker.
 
-    task: the `module:function` that runs a job. path: the Python path. log: the file for what is printed outside of jobs.
-    grace: seconds that the worker has to end in when the sweep dies. kept: the user's modules, imported from the sweep's copies.
+    task: the `module:function` that runs a job. path: the Python path. log: the file for output outside jobs. grace: seconds for
+    the worker to end after the sweep has died. kept: the user's modules, imported from the sweep's copies.
     """
 
     task: str
@@ -224,7 +226,7 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A job was evaluated, and waits for an `Answer`."""
+    """A job was evaluated and waits for an `Answer`."""
 
     step: int
     figures: dict[str, float]
@@ -232,7 +234,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether the job shall end here, because its search has given it up."""
+    """Whether the job must end because its search has pruned it."""
 
     prune: bool
 
@@ -268,7 +270,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 
 class Inbox:
-    """The messages that arrive at a file descriptor, without waiting for the rest of one."""
+    """Reads messages from a file descriptor without blocking on an incomplete one."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -276,7 +278,7 @@ class Inbox:
         os.set_blocking(descriptor, False)
 
     def read(self) -> tuple[list[Any], bool]:
-        """The whole messages that have come, and whether the other side is gone."""
+        """The complete messages that have arrived, and whether the other side is gone."""
         gone = False
         while True:
             try:
