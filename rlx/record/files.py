@@ -215,6 +215,8 @@ def relative(directory: Path) -> str:
 
 
 _BLOCK = 1 << 18  # bytes per read
+_LONGEST = 1 << 28  # bytes of a line
+_LARGEST = 1 << 30  # bytes of a file that is read as a whole
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def test_what_is_whole_is_not(kind):
     require_complete(kind())
 
 
-@pytest.mark.parametrize(("output", "said"), [(torch.ones(()), "gives a Tensor, not a LossOutput"), (None, "gives None")])
+@pytest.mark.parametrize(("output", "said"), [(torch.ones(()), "returns a Tensor, not a LossOutput"), (None, "returns None")])
 def test_a_loss_that_is_no_output_is_refused(output, said):
     with pytest.raises(TrainingError, match=said):
         require_output(output, by=Whole())
@@ -91,7 +91,7 @@ def test_a_loss_without_terms_is_refused():
 
 @pytest.mark.parametrize("batch", [None, [1, 2], torch.ones(3)])
 def test_a_draw_that_is_no_batch_is_refused(batch):
-    with pytest.raises(TrainingError, match="it gives a batch"):
+    with pytest.raises(TrainingError, match="it must be a batch"):
         require_batch(batch, by=Whole())
 
 
@@ -100,7 +100,7 @@ def test_a_batch_is_not():
     require_batch(checked.draw(checked.stand_in()), by=Demonstrations())
 
 
-@pytest.mark.parametrize(("figures", "said"), [(None, "gives None"), ({"norm": torch.ones(2)}, "gives a Tensor as norm")])
+@pytest.mark.parametrize(("figures", "said"), [(None, "returns None"), ({"norm": torch.ones(2)}, "returns a Tensor as norm")])
 def test_figures_that_are_none_are_refused(figures, said):
     with pytest.raises(TrainingError, match=said):
         require_figures(figures, by=Whole())

@@ -82,8 +82,8 @@ def test_config_folders_begin_with_rlxs_own(tmp_path):
             "k0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"k{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
             "more than",
         ),
-        ("seed: &s [*s]\n", "stands for what contains it"),
-        ("a: &x {b: {c: *x}}\n", "stands for what contains it"),
+        ("seed: &s [*s]\n", "refers to a node that contains it"),
+        ("a: &x {b: {c: *x}}\n", "refers to a node that contains it"),
     ],
 )
 def test_aliases_that_stand_for_too_much_are_refused_before_they_are_written_out(tmp_path, text, said):

@@ -103,7 +103,7 @@ def test_a_default_that_no_yaml_can_hold(tmp_path, monkeypatch):
         "from rlx.policy.base import Policy\ndef load(thing=object()) -> Policy:\n    raise RuntimeError\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match="fits no YAML"):
+    with pytest.raises(ConfigError, match="is not valid in YAML"):
         compose("train", ["policy=odd_lab.load"])
 
 

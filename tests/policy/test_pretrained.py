@@ -117,7 +117,7 @@ def wrong(tmp_path_factory):
         ("", "policy.path names no model"),
         ("{tmp}/modle", r"does not exist; did you mean .*/model\?"),
         ("{tmp}/modle/deeper", r"does not exist; did you mean .*/model\?"),
-        ("{tmp}/weights.bin", "is a file, but no GGUF"),
+        ("{tmp}/weights.bin", "is a file, but not a GGUF"),
         ("{tmp}/nothing", "has no config.json"),
         ("{tmp}/adapter", "the adapter in .* cannot be read"),
         ("{tmp}/some.gguf", "does not exist"),
@@ -172,7 +172,7 @@ def test_weights_alone_can_be_loaded(tmp_path):
 
 def test_a_directory_that_lacks_what_says_how_texts_end_is_named_with_the_mend(tmp_path, caplog):
     saved = save(tmp_path / "small-Instruct")
-    noted = "has the name of a chat model and no chat template"
+    noted = "has the name of a chat model but no chat template"
     for load in (load_pretrained, read_pretrained):
         caplog.clear()
         made = load(str(saved))

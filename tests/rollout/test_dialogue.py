@@ -21,7 +21,7 @@ def tiny():
 @pytest.mark.parametrize(
     ("fault", "said"),
     [("raises", "ValueError: the board is broken"), pytest.param("hangs", "no answer within", marks=pytest.mark.whole),
-     ("nonsense", "no Turn"), ("silent", "neither says anything nor is done"), ("not finite", "finite number")],
+     ("nonsense", "not a Turn"), ("silent", "neither says anything nor is done"), ("not finite", "finite number")],
 )  # fmt: skip
 def test_an_environment_that_fails_is_named_and_the_others_go_on(fault, said, caplog):
     policy = policy_of("chatml")
@@ -172,7 +172,7 @@ def test_what_is_no_number_is_refused(wrong):
         def figures(self):
             return wrong
 
-    with pytest.raises(TrainingError, match="figures of Wrong gives"):
+    with pytest.raises(TrainingError, match="figures of Wrong returns"):
         played(policy_of("chatml"), task_of(Wrong(), max_new_tokens=6)).figures()
 
 

@@ -42,7 +42,7 @@ def test_a_sweep_trains_each_job_with_two_ranks(tmp_path, monkeypatch, capfd):
 def test_ranks_of_a_single_run_are_refused_in_a_sweep(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert main(["-m", *SMALL, "ranks=2", "seed=0,1", "sweep.dry_run=true"]) == ConfigError.exit_code
-    assert "in a sweep say sweep.ranks_per_job=2" in capfd.readouterr().err
+    assert "in a sweep set sweep.ranks_per_job=2" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["nodes", "tasks_per_node"])

@@ -55,8 +55,8 @@ def test_random_numbers_belong_to_the_conversation():
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        ("higher", "no Turn"),
-        (None, "no Turn"),
+        ("higher", "not a Turn"),
+        (None, "not a Turn"),
         (Turn("x", reward=float("inf")), "finite number"),
         (Turn("x", reward="1"), "finite number"),
         (Turn("x", reward=True), "finite number"),

@@ -61,7 +61,7 @@ def test_a_small_file_has_at_least_one_pair_held_out(tmp_path):
 
 
 def test_an_empty_file_says_so(tmp_path):
-    with pytest.raises(DataError, match=r"a\.jsonl is empty; it has one JSON object a line"):
+    with pytest.raises(DataError, match=r"a\.jsonl is empty; each pair is one JSON object"):
         task(write(tmp_path / "a.jsonl", [])).pairs()
 
 

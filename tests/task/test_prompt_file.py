@@ -70,7 +70,7 @@ def test_a_file_without_answers_serves_rewards_that_need_none(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "is empty; a prompt file has one row a prompt"),
+        ([], "is empty; a prompt file has one row per prompt"),
         (sums(1), "has one prompt"),
         ([{"promt": "q", "answer": "a"}], "prompts.jsonl:1: .*did you mean task.prompt_key=promt"),
         ([*sums(3), {"prompt": 7, "answer": "a"}], "prompts.jsonl:4: 'prompt' is neither text nor"),

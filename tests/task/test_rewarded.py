@@ -97,8 +97,8 @@ def test_a_bare_function_is_a_reward():
     ("rewards", "changes", "message"),
     [
         ({}, {}, "rewards is empty"),
-        ({"reward": EXACT}, {}, "name of rlx's own"),
-        ({"x": 3}, {}, "task.rewards.x is 3, no reward"),
+        ({"reward": EXACT}, {}, "name that rlx reserves"),
+        ({"x": 3}, {}, "task.rewards.x is 3, not a reward"),
         ({"x": EXACT}, {"on_reward_error": "ignore"}, "one of stop, fail"),
         ({"x": EXACT}, {"failed_reward": float("nan")}, "failed_reward"),
         ({"x": EXACT}, {"full_reward": "most"}, "a finite number or auto or null"),

@@ -239,9 +239,9 @@ def test_a_copy_shares_what_is_not_trained():
 
 
 REFUSED = {
-    "pairs alone": (["algorithm=custom_dpo"], "CustomDpo learns from no rollouts"),
+    "pairs alone": (["algorithm=custom_dpo"], "CustomDpo does not learn from rollouts"),
     "two steps": ([*GRPO, "rollout.ahead=2"], "ahead .* is 2, but must be .* at most 1"),
-    "a moving reference": (["algorithm=online_dpo", "loss=tr_dpo"], "a reference that moves .*is not built"),
+    "a moving reference": (["algorithm=online_dpo", "loss=tr_dpo"], "a reference that moves .*is refused"),
     "sleep": ([*GRPO, "rollout=vllm", "rollout.sleeps=true"], "rollout.sleeps=false"),
 }
 
