@@ -93,8 +93,7 @@ def test_a_variable_that_no_template_reads_is_said_once(template, name, refused,
 
 
 def test_half_a_surrogate_pair_is_refused():
-    encoder = encoder_of("chatml")
-    encoder.tokenizer.chat_template = "{{ '\\ud800' }}"
+    encoder = encoder_of("chatml", template="{{ '\\ud800' }}")
     with pytest.raises(DataError, match="surrogates not allowed"):
         encoder.encode_prompt([user("1")])
 
@@ -102,8 +101,7 @@ def test_half_a_surrogate_pair_is_refused():
 def test_a_template_without_an_end_is_refused_at_its_first_use(monkeypatch):
     monkeypatch.setattr(rendering, "_MOST_SECONDS", 0.05)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    encoder = encoder_of("chatml")
-    encoder.tokenizer.chat_template = loop
+    encoder = encoder_of("chatml", template=loop)
     with pytest.raises(ConfigError, match=r"nothing after 0\.05 s"):
         encoder.encode_prompt([user("1")])
 
