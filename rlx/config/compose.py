@@ -23,7 +23,7 @@ from rlx.config.suggest import did_you_mean, nearest
 from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
 
-# groups below hydra/ and files that are not choices are left out of lists
+# left out of lists: groups below hydra/ and files that are not options
 _HIDDEN_GROUPS = {"hydra"}
 
 
@@ -84,7 +84,7 @@ class Composed:
         return [group for group in asked if any(pattern[group].match(override) for override in self.overrides)]
 
     def check(self, schema: type) -> None:
-        """Refuse a wrong key, type, value or class. Imports the classes that the config names, builds none."""
+        """Raise ConfigError for a wrong key, type, value or class. Imports the config's classes but creates no objects."""
         check_config(self.config, allowed=self.allowed, schema=schema, verb=self.verb)
 
 
@@ -115,7 +115,7 @@ def _apart() -> Iterator[None]:
 
 
 def config_folders(extra: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
-    """The folders of YAML files that are searched: rlx's own, the given ones, those of installed plugins."""
+    """The searched folders of YAML files: rlx's own, the given ones, and those of installed plugins."""
     folders = [conf_dir(), *(Path(folder) for folder in extra)]
     for package in plugin_packages():
         from importlib.util import find_spec
@@ -201,7 +201,7 @@ class CommandLine:
 
     @property
     def searched(self) -> list[tuple[str, str]]:
-        """(file or pkg, place) that --config-dir and hydra.searchpath name."""
+        """(file or pkg, path) in --config-dir and hydra.searchpath."""
         places = [("file", self.values["config_dir"])] if "config_dir" in self.values else []
         for override in self.overrides:
             key, _, value = override.partition("=")
@@ -221,7 +221,7 @@ class CommandLine:
 
     @property
     def typed(self) -> list[str]:
-        """The overrides that the user gave, not a record."""
+        """The overrides given by the user rather than a record."""
         return [override for override in self.overrides if override not in self.recorded]
 
     @property
@@ -301,7 +301,7 @@ def _check_choice(group: str, value: str, options: Sequence[str], *, multirun: b
     elif value.startswith("[") and group not in _SEVERAL:
         first = value.strip("[]").partition(",")[0].strip()
         raise ConfigError(f"{group}={value} is a list, but only one {group} can be chosen: {group}={first or 'NAME'}")
-    elif value.startswith("{") and group == "experiment":  # of another group it sets keys of the node
+    elif value.startswith("{") and group == "experiment":  # in another group this sets keys of the node
         raise ConfigError(f"{group}={value} is a mapping, but an option is chosen by its name: {group}=NAME")
     elif "," in value and not multirun and group not in _SEVERAL:
         for name in value.split(",") if value.replace(",", "").isidentifier() else ():
@@ -380,7 +380,7 @@ def _require_plain_values(file: Path, *, is_of_rlx: bool) -> None:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError):
         return
-    sizes: dict[int, int | None] = {}  # of each node; None while it is counted
+    sizes: dict[int, int | None] = {}  # of each node; None while it is being counted
 
     def size(node: Any) -> int:
         if id(node) not in sizes:

@@ -37,7 +37,7 @@ class Group:
 
     @property
     def takes_functions(self) -> bool:
-        """Whether a function of one's own is an option."""
+        """Whether a user's function can be an option."""
         return bool(self.decorators or self.wrapper)
 
     @property
@@ -155,7 +155,7 @@ def _own(function: ast.FunctionDef, module: str) -> dict[str, Any]:
 
 
 def _fields(base: str) -> Iterator[tuple[str, ast.expr, str]]:
-    """(field, its default, module) of a dataclass that a decorator derives its classes from."""
+    """(field, its default, module) of a dataclass from which a decorator derives its classes."""
     module, _, name = base.rpartition(".")
     kind = next(item for item in _tree(module).body if isinstance(item, ast.ClassDef) and item.name == name)
     for item in kind.body:

@@ -144,7 +144,7 @@ def places_to_give(record: Recorded) -> list[tuple[str, str]]:
 
 
 def _is_given(key: str, given: Set[str]) -> bool:
-    is_logger = key.startswith("logger.")  # the loggers given now replace those of the record
+    is_logger = key.startswith("logger.")  # loggers given now replace those of the record
     return key in given or (is_logger and "logger" in given)
 
 
@@ -161,7 +161,7 @@ def _places(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _resolved(place: object, below: Path) -> Path:
-    """A path without links, `~` and `sqlite:///`. The address of a server becomes a path that no directory holds."""
+    """A path without links, `~` and `sqlite:///`. The address of a server becomes a path that exists nowhere."""
     text = str(place).removeprefix("sqlite:///").removeprefix("file://")
     return Path(f"/{text.replace('..', '')}") if "://" in text else (below / Path(text).expanduser()).resolve()
 

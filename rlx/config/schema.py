@@ -35,7 +35,7 @@ class EvaluationConfig:
 
 @dataclass
 class ParameterGroupsConfig:
-    """Parts of the weights that have a learning rate or a weight decay of their own."""
+    """Separate learning rates and weight decay for parts of the weights."""
 
     decay_norms_and_biases: bool = MISSING
     embedding_rate: float = at_least(0, whole=False)

@@ -189,7 +189,7 @@ def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: s
 
 
 def chosen_by(defaults: Any) -> set[str]:
-    """The keys of a node that its defaults list fills by choosing from groups."""
+    """The keys of a node that its defaults list fills with options of groups."""
     groups = (str(key) for item in defaults if isinstance(item, Mapping) for key in item)
     return {(group.rpartition("@")[2] or group).rpartition("/")[2].rpartition(".")[2] for group in groups}
 
@@ -267,7 +267,7 @@ def _choice_of_loss(target: Any, name: str, parameter: Parameter) -> dict[str, s
 
 
 def _loss_of(name: str) -> dict[str, Any] | None:
-    """The node of the loss that an algorithm's class brings; None without one."""
+    """The node of the default loss of an algorithm's class; None without one."""
     target = locate(name, "algorithm")
     parameter = (parameters_of(target) or {}).get("loss")
     if parameter is None:
@@ -305,7 +305,7 @@ def use_working_directory() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-# What rlx adds to Hydra's search path: installed packages with the entry point `rlx.plugins`, and classes as configs.
+# rlx's additions to Hydra's search path: installed packages with the entry point `rlx.plugins`, and classes as configs.
 
 GROUP = "rlx.plugins"
 

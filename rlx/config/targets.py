@@ -191,7 +191,7 @@ def reads_run_loss(algorithm: Mapping[str, Any]) -> bool:
 
 
 def _of_init(kind: type) -> type:
-    """The class that a class has its constructor from."""
+    """The class that defines the constructor of a class."""
     return next(ancestor for ancestor in kind.__mro__ if "__init__" in vars(ancestor))
 
 
@@ -223,7 +223,7 @@ def hints_of(target: Callable[..., Any], *, notes: bool = False) -> Mapping[str,
     return found
 
 
-# Which names a config may have.
+# The names that a config may use.
 
 OWN: tuple[str, ...] = ("rlx.*", "torch.optim.*", "torchao.optim.*", "bitsandbytes.optim.*")
 # rlx's modules that build nothing: a config must not import or call them
@@ -232,7 +232,7 @@ _IN_YAML = re.compile(r"""^\s*(?:-\s+)?["']?_target_["']?\s*:\s*["']?([\w.]+)"""
 
 
 def targets_of(container: Any, path: str = "") -> list[tuple[str, Any]]:
-    """(dotted path of the node, its `_target_`) for every node of plain dicts and lists that names one."""
+    """(dotted path of the node, its `_target_`) for every node in plain dicts and lists that has one."""
     found = [(place.rpartition("."), value) for place, value in walk(container, path, lists=True)]
     return [(node, value) for (node, _, key), value in found if key == "_target_"]
 
@@ -361,5 +361,5 @@ def _is_function_for(hint: Any, target: Any, *, partial: bool) -> bool:
 
 
 def _top(target: Any) -> str:
-    """The package that a class or function is defined in."""
+    """The package in which a class or function is defined."""
     return str(getattr(target, "__module__", "")).partition(".")[0]

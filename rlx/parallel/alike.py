@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-_SKIPPED = frozenset({"metrics"})  # which may hold seconds
+_SKIPPED = frozenset({"metrics"})  # may contain wall-clock times
 _TOLERANCE = 1e-3  # relative to the size of a tensor: devices round differently
 _ROUNDING = 1e-6  # for values that are 0 up to rounding
 
@@ -64,7 +64,7 @@ def _arrays(value: Any, place: str) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
         parts = {str(number): part for number, part in enumerate(value)}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}  # not what it keeps besides
+        parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}  # without cached attributes
     elif isinstance(value, Mapping):
         parts = dict(value)
     else:

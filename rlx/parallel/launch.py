@@ -50,7 +50,7 @@ class Rank:
         return self.process.returncode
 
     def last_lines(self) -> str:
-        """The end of its output."""
+        """The last lines of its output."""
         if self.log is None:
             return ""
         self.log.seek(0)
@@ -75,7 +75,7 @@ class Outcome:
     directory: Path | None = None
 
     def said(self) -> int:
-        """The exit code, with the message on stderr."""
+        """Print the message to stderr and return the exit code."""
         if self.message:
             print(self.message, file=sys.stderr, flush=True)
         return self.code

@@ -62,7 +62,7 @@ class Ranks:
         self.group, self._store = group, store
         self._count = 0
         self.seconds = 0.0  # spent in communication, including waiting for the others
-        self._shared: Exception | None = None  # the error that all ranks raised last
+        self._shared: Exception | None = None  # the last error raised by all ranks
         self.lockstep: KeepsStep | None = None  # if models are sharded
         self._processes: list[dict[str, Any]] = [this_process()]
         self._processes = self.exchange("the start", this_process)
@@ -86,7 +86,7 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, row_tokens: Sequence[int], rank: int | None = None) -> slice:
-        """The consecutive rows of this rank (or of `rank`), such that ranks have about equally many tokens. It may be empty."""
+        """The consecutive rows of this rank (or of `rank`), with about equally many tokens per rank; may be empty."""
         tokens = np.asarray(row_tokens, dtype=np.float64) + 1
         middle = tokens.cumsum() - tokens / 2
         bounds = np.searchsorted(middle, tokens.sum() * np.arange(self.world + 1) / self.world)
@@ -143,7 +143,7 @@ class Ranks:
             return self._largest(flags)
 
     def largest(self, wish: int) -> int:
-        """The largest value over all ranks, before passes of split models."""
+        """The largest value over all ranks, before passes of sharded models."""
         with self._collective("a pass of the model", finishes=False):
             return self._largest([wish])[0]
 
@@ -352,7 +352,7 @@ def end_process(code: int) -> None:
 
 
 def tell_record(directory: os.PathLike[str]) -> None:
-    """Tell the process that started the ranks where the record is."""
+    """Report the record's directory to the process that started the ranks."""
     number = os.environ.pop(RECORD, None)
     if number is not None:
         with contextlib.suppress(OSError), os.fdopen(int(number), "w") as pipe:

@@ -40,7 +40,7 @@ class Lockstep:
     _is_granted: bool = False
 
     def add(self, model: nn.Module) -> None:
-        """From now on forward passes of a sharded model wait for the other ranks."""
+        """Make forward passes of a sharded model wait for the other ranks from now on."""
         number, trains = len(self._models), any(parameter.requires_grad for parameter in model.parameters())
         self._models.append(model)
 

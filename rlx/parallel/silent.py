@@ -1,4 +1,4 @@
-"""The recorder and the view of the ranks other than rank 0: they write nothing and show nothing."""
+"""The recorder and the view of ranks other than rank 0, which write and show nothing."""
 
 from __future__ import annotations
 

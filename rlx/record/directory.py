@@ -34,7 +34,7 @@ def filled_directory(parent: Path, name: str, fill: Callable[[Path], None]) -> P
     """Like new_directory, filled by `fill`. It appears only with its complete content, even if this process is killed."""
     with full_disk_explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in parent.glob(f"{_UNFINISHED}*"):  # of processes that were killed
+        for abandoned in parent.glob(f"{_UNFINISHED}*"):  # left by killed processes
             with contextlib.suppress(OSError):
                 if time.time() - abandoned.stat().st_mtime > _ABANDONED:
                     shutil.rmtree(abandoned, ignore_errors=True)
@@ -220,7 +220,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # it may have been moved aside
+            with contextlib.suppress(OSError):  # the file may have been moved
                 os.utime(self._file)
 
 

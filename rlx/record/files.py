@@ -300,7 +300,7 @@ def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[st
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode())  # of bytes, json looks for their encoding in every line
+            row = json.loads(line.decode())  # given bytes, json would detect the encoding of every line
         except (ValueError, RecursionError):
             if index - first_line == len(lines) - 1:  # no newline at the end: the writer was killed while writing it
                 break

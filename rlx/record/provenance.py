@@ -1,6 +1,6 @@
 """The provenance of a run's numbers: code, versions, machine, and a hash of everything that can change them.
 
-Nothing here imports what it describes: versions come from package metadata, sources from their files.
+Nothing described here is imported: versions come from package metadata, sources from their files.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def provenance(directory: Path | None = None) -> dict[str, Any]:
 
 
 def rlx_version() -> str:
-    """The version of rlx that runs; a bare checkout has none."""
+    """The running version of rlx; a bare checkout has none."""
     return _installed("rlx") or "checkout"
 
 
@@ -190,7 +190,7 @@ def code_hash(root: Path = _ROOT) -> str:
 
 
 def number_files(root: Path = _ROOT) -> list[Path]:
-    """The files of rlx that `code_hash` is made of."""
+    """The files of rlx that `code_hash` covers."""
     found = []
     for name in NUMBERS_COME_FROM:
         place = root / name
@@ -210,9 +210,9 @@ def cpu_name() -> str:
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit and state of the repository that `directory` lies in: None if there is none or git does not answer.
+    """Commit and state of the repository that contains `directory`; None if there is none or git does not answer.
 
-    diff_sha256 identifies the uncommitted changes to tracked files; None when there are none.
+    diff_sha256 identifies the uncommitted changes to tracked files; None if there are none.
     """
     top = _git(directory, "rev-parse", "--show-toplevel")
     if top is None:

@@ -291,7 +291,7 @@ def _text(record: RunRecord) -> bytes:
 
 
 def _figure(name: str, value: Any) -> float | int:
-    """A metric as a number; tensors and numpy scalars of one element are fine."""
+    """A metric as a number; accepts tensors and numpy scalars of one element."""
     plain = json_value(value)
     while isinstance(plain, list) and len(plain) == 1:
         plain = plain[0]

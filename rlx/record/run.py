@@ -100,7 +100,7 @@ _ITEMS = {"command": str, "overrides": str, "sources": dict, "resumed": dict}
 
 
 def run_file(path: str | os.PathLike[str]) -> Path:
-    """The `run.json` of a run directory, of a `latest`, or itself."""
+    """The `run.json` of a run directory or a `latest`, or the file itself."""
     place = follow_latest(Path(path))
     return (follow_latest(place.parent) if place.name == "run.json" else place) / "run.json"
 
@@ -208,7 +208,7 @@ def _walk(directory: str) -> Iterator[str]:
 
 
 def find_runs(where: str | os.PathLike[str]) -> list[RunRecord]:
-    """Every run at or below a path or a glob pattern, oldest first. A damaged record is an error, never left out."""
+    """Every run at or below a path or a glob pattern, oldest first. Raises an error for a damaged record."""
     runs = [read_run(directory) for directory in find_run_directories(where)]
     return sorted(runs, key=lambda run: (run.started, str(run.directory)))
 
@@ -228,7 +228,7 @@ def read_plan(directory: Path) -> dict[str, Any] | None:
     return found if usable else None
 
 
-# Configs of records that earlier versions wrote, in the form that is written now.
+# Conversion of configs recorded by earlier versions to the current form.
 
 
 def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def _with_one_loss(node: Any) -> Any:
     return {key: _with_one_loss(value) for key, value in node.items() if not (is_twice and key == "loss")}
 
 
-# The module of a class then -> the module now; names are the same.
+# Old module of a class -> current module; names are unchanged.
 _CLASSES = {
     "rlx.algorithm.hybrid": "rlx.algorithm.mixture",
     "rlx.algorithm.online_dpo": "rlx.algorithm.dpo",
@@ -270,7 +270,7 @@ _CLASSES = {
     "rlx.task.rewarded_demonstrations": "rlx.task.rewarded_file",
     "rlx.task.rewarded_preferences": "rlx.task.rewarded_file",
 }
-# The module of a class then -> the module of the function that it is now: KlCov -> kl_cov.
+# Old module of a class -> module of the function that replaces it: KlCov -> kl_cov.
 _FUNCTIONS = {
     "rlx.algorithm.regularizer": "rlx.algorithm.regularizer",
     "rlx.loss.advantage": "rlx.loss.advantage.completion",

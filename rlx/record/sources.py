@@ -32,7 +32,7 @@ class Source:
 
     @property
     def copy(self) -> str:
-        """Where the run directory keeps it: importable with `sources/` on the Python path."""
+        """Its copy in the run directory, importable with `sources/` on the Python path."""
         path = "/".join(self.module.split("."))
         return f"sources/{path}/__init__.py" if self.file.name == "__init__.py" else f"sources/{path}.py"
 
@@ -139,7 +139,7 @@ def imported_modules(module: str, file: Path) -> list[str]:
 # A hash of Python code that changes with what the code computes, not with its comments and messages. Standard library only.
 
 
-# Types are not executed; `kind` is how a string was written (u"..."); `ctx` follows from the position of a name.
+# Types are not executed; `kind` is the prefix of a string (u"..."); `ctx` follows from the position of a name.
 _IGNORED = frozenset({"annotation", "returns", "kind", "ctx", "type_comment", "type_ignores", "type_params"})
 
 

@@ -115,7 +115,7 @@ def _foreign(record: RunRecord, allowed: Collection[str]) -> Iterator[tuple[str,
             yield path, str(target)
 
 
-# The folders of configs that a recorded command names. Standard library only.
+# The config folders in a recorded command. Standard library only.
 
 
 _DIRECTORY = ("--config-dir", "-cd")
@@ -153,14 +153,14 @@ def check_command(record: RunRecord) -> str:
     kept = [word for word in words[len(folders) :] if _KEY_ENDS.split(word.lstrip("+~"))[0] in _CHECKED]
     loss = record.config.get("loss")
     if any(word.startswith("experiment=") for word in words) and isinstance(loss, Mapping):
-        kept = [f"loss={loss['_target_']}", *kept]  # which a choice on the command line replaces
+        kept = [f"loss={loss['_target_']}", *kept]  # a choice on the command line replaces it
     if not any(word.startswith("algorithm=") for word in kept):
         kept = [f"algorithm={record.algorithm}", *kept]
     return shlex.join(["rlx", "check", *folders, *kept])
 
 
 def search_path(command: Sequence[str]) -> str | None:
-    """The same folders as one override, `hydra.searchpath=[...]`, so that --config-dir is free for another; None without any."""
+    """The same folders as one override, `hydra.searchpath=[...]`, so that --config-dir stays free; None without any."""
     words = folder_words(command)
     found = []
     for word, after in zip(words, [*words[1:], ""], strict=False):

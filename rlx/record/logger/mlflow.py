@@ -18,7 +18,7 @@ from rlx.record.run import RunRecord
 _BATCH = 1000  # the most metrics that one MLflow request accepts
 _PARAMS = 100
 _LONGEST = 6000
-# MLflow's own patience with a server that is gone would hold a run up for minutes; each is what the environment says, if it does.
+# MLflow's default timeouts would block a run for minutes if its server is gone; environment variables override these.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

@@ -20,7 +20,7 @@ _FILES = "events.out.tfevents.*.rlx"
 class TensorBoardLogger(Logger):
     """Scalars, hyperparameters and sample completions in `<run>/<directory>`.
 
-    directory: below the run's own. hyperparameters: also fill the HPARAMS tab.
+    directory: below the run's directory. hyperparameters: whether to fill the HPARAMS tab.
     """
 
     directory: str
