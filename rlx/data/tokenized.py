@@ -36,8 +36,8 @@ _MOST_KEPT = 20_000  # largest number of pairs whose tokens are kept in memory f
 # Why a pair was left out, and what to do about it.
 DROPPED = {
     "lacking": "lack something that training needs",
-    "empty": "have an empty completion, no answer of the assistant (but of weight 0) or an empty one, or one that begins with a "
-    "token that ends generation",
+    "empty": "have an empty completion, no answer of the assistant (or only of weight 0), an empty one, or one that begins "
+    "with a token that ends generation",
     "equal": "have the same completion as chosen and as rejected",
     "too_long": "are longer than the policy can read; raise policy.max_length, or cut prompts with policy.max_prompt_length",
     **REFUSED,
