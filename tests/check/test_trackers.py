@@ -250,6 +250,18 @@ def mean_over_padding(log_ratio, advantages, *, clip=0.2):
 
 
 @policy_gradient_loss
+def mismatch_from_below(token_logprobs, sampling_logprobs, proximal_logprobs, advantages, *, cap=2.0):
+    mismatch = (proximal_logprobs - sampling_logprobs).clamp(-20, 20).exp().clamp(min=cap)
+    return -mismatch * (token_logprobs - proximal_logprobs).clamp(-20, 20).exp() * advantages
+
+
+@policy_gradient_loss
+def mismatch_from_above(token_logprobs, sampling_logprobs, proximal_logprobs, advantages, *, cap=2.0):
+    mismatch = (proximal_logprobs - sampling_logprobs).clamp(-20, 20).exp().clamp(max=cap)
+    return -mismatch * (token_logprobs - proximal_logprobs).clamp(-20, 20).exp() * advantages
+
+
+@policy_gradient_loss
 def pulled_by_a_formula_of_its_own(token_logprobs, behaviour_logprobs, advantages, reference_logprobs, *, pull=0.1):
     """The KL that the reward takes is standardised rounding where all agree."""
     gap, drift = (reference_logprobs - token_logprobs).clamp(-20, 20), (token_logprobs - behaviour_logprobs).clamp(-5, 5)
@@ -295,6 +307,7 @@ FAULTY = [
     (with_loss(beta_on_the_policy()), "reference", "count 10 times as much as the policy's: loss.beta = 0.1"),
     (with_loss(entropy_is_added()), "direction", "pushes the entropy down"),
     (with_loss(mean_over_padding()), "padding", "1 more columns of padding change the gradient"),
+    (with_loss(mismatch_from_below()), "clip", "for ratios of proximal_logprobs to sampling_logprobs from 1/20 to 1"),
     (ClippedAtOne(), "update", "gradients are clipped at 1 whatever max_grad_norm is"),
     (LosesTheMiddle(), "draws", "1 of 8 rows of a draw reach none of its 2 updates"),
     (with_loss(likelihood_is_averaged_twice()), "closed_forms", "beside the margin is divided by their length twice"),
@@ -314,6 +327,7 @@ SOUND = [
     (with_loss(likelihood_is_subtracted()), ["direction"]),
     (with_loss(beta_on_both()), ["reference"]),
     (with_loss(entropy_is_subtracted()), ["direction"]),
+    (with_loss(mismatch_from_above()), ["clip"]),
     (with_loss(pulled_by_a_formula_of_its_own()), ["anchor"]),
     (ClippedAtItsOwn(), ["update", "hyperparameters"]),
     (LosesNothing(), ["draws"]),

@@ -225,19 +225,32 @@ def _weighed_awry(
             mend="a ratio with a gradient is its own weight, -ratio * A; a constant one weighs the log-probability, "
             "-stop_gradient(ratio) * logprobs * A",
         )
-    below = [weights[-move] for move in MOVES if move > 0]
-    rising = weights[MOVES[-1]] / weights[MOVES[-2]] / math.exp(MOVES[-1] - MOVES[-2])
-    if not all(bool((each - 1).abs().lt(ONE).all()) for each in below) or not bool((rising - 1).abs().lt(ONE).all()):
-        return None
+    of = "ratios"
+    if not _has_a_floor(weights):
+        proximal = getattr(batch, "proximal_logprobs", None)
+        if not isinstance(proximal, Tensor):
+            return None
+        for move in (*(-move for move in MOVES), *MOVES[-2:]):  # of the sampler alone: the ratio of trainer and sampler
+            there = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, proximal - move, 0.0))
+            weights[move] = (_slopes(subject, laboratory, there, 0.0) / start)[learning]
+        of = "ratios of proximal_logprobs to sampling_logprobs"
+        if not _has_a_floor(weights):
+            return None
     largest = float(weights[MOVES[-1]].max())
     return broken(
-        f"the weight of a token is the same for ratios from 1/20 to 1 and goes with the ratio above ({largest:.3g} times as much "
+        f"the weight of a token is the same for {of} from 1/20 to 1 and goes with the ratio above ({largest:.3g} times as much "
         f"{MOVES[-1]:g} nats up): it is bounded from below, where it need not be, and not from above",
         number=f"{largest:.3g}",
         where="compute_loss",
         example=_token_shown(subject, laboratory, batch, _Lost(learning, MOVES[-1], ""), start),
         mend="a truncated importance weight is min(ratio, cap): ratio.clamp(max=cap), not clamp(min=cap)",
     )
+
+
+def _has_a_floor(weights: dict[float, Tensor]) -> bool:
+    """Whether weights are the same for all moves down, and go with the ratio high up. weights: by move, that of no move is 1."""
+    rising = weights[MOVES[-1]] / weights[MOVES[-2]] / math.exp(MOVES[-1] - MOVES[-2])
+    return all(bool((weight - 1).abs().lt(ONE).all()) for weight in (*(weights[-move] for move in MOVES), rising))
 
 
 def _signs(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
