@@ -146,8 +146,11 @@ class ResultLines(TorchFunctionMode):
         return result
 
     def line_of(self, tensor: Any) -> str:
-        """The line that made a tensor; empty if none of a user's file did."""
-        return next((place for made, place in reversed(self._made) if made is tensor), "")
+        """The line that made a tensor, or what it is a view of, as long as itself; empty if none of a user's file did."""
+        if not isinstance(tensor, Tensor):
+            return ""
+        own = (tensor.data_ptr(), tensor.numel())
+        return next((place for made, place in reversed(self._made) if (made.data_ptr(), made.numel()) == own), "")
 
 
 def _profiled(run: Callable[[], object], profile: Callable[[types.FrameType, str, Any], None]) -> None:

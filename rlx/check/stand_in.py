@@ -113,10 +113,14 @@ def generator_of(name: str, key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor:
-    """[P, G, T] of sequences, without a gradient."""
+def given(numbers: Numbers, who: str, name: str, sequences: Sequences, temperature: float = 1.0) -> Tensor:
+    """[P, G, T] of sequences, divided by a temperature, without a gradient.
+
+    Rounded to float32, as those of a sampler are: where two agree, their difference is 0 and no rounding error.
+    """
     parts = [numbers.of(who, name, key, len(key[1]) // ITEM) for key in keys_of(sequences)]
-    return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.token_mask) * sequences.completion_mask
+    values = (np.concatenate([np.zeros(0), *parts]) / temperature).astype(np.float32).astype(np.float64)
+    return unflatten(torch.from_numpy(values), sequences.token_mask) * sequences.completion_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,13 +376,12 @@ class StandInReference(Reference):
         self.calls += 1
         self.temperatures.add(temperature)
         names = ("token_logprobs", *(name for name in STATISTICS[1:5] if name in requires))
-        found = {name: given(self.numbers, "reference", name, sequences).to(self.dtype) for name in names}
+        heat = {"token_logprobs": temperature}
+        found = {name: given(self.numbers, "reference", name, sequences, heat.get(name, 1.0)).to(self.dtype) for name in names}
         if self.raised:
             rows = zip(sequences.prompts, sequences.completions, strict=True)
             by = torch.tensor([[self.raised.get(key_of(prompt, tokens), 0.0) for tokens in group] for prompt, group in rows])
-            found["token_logprobs"] = found["token_logprobs"] + by[..., None] * sequences.completion_mask
-        # in float32, as the sampler gives its own: where both agree, their difference is 0 and no rounding error
-        found["token_logprobs"] = (found["token_logprobs"] / temperature).float().to(self.dtype)
+            found["token_logprobs"] = found["token_logprobs"] + by[..., None] * sequences.completion_mask / temperature
         return TokenStatistics(**found)
 
     def logits(self, sequences: Sequences) -> Tensor:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 import rlx
 from rlx.algorithm import LossOutput, Need, Term
-from rlx.loss import completion_advantage, policy_gradient_loss, preference_loss, stop_gradient
+from rlx.loss import completion_advantage, policy_gradient_loss, preference_loss, stop_gradient, token_advantage
+from rlx.loss.advantage.token import discounted_returns
 from rlx.optimizer.step import Clipping
 from tests.check.checking import failed, with_loss
 from tests.check.faulty import Preferences, Rewards
@@ -88,6 +89,14 @@ def over_almost_nothing(rewards, *, epsilon=1e-6):
 def over_a_floor(rewards, *, floor=0.1):
     mean, deviation = of_the_others(rewards)
     return (rewards - mean) / deviation.clamp(min=floor)
+
+
+@token_advantage
+def less_the_mean_at_its_place(token_rewards, completion_mask, *, gamma=0.98):
+    """Of one completion, sampled again and again, some tokens are above the mean of their place and others below."""
+    returns = discounted_returns(token_rewards, completion_mask, gamma=gamma)
+    mean = returns.sum(dim=0) / completion_mask.sum(dim=0).clamp(min=1)
+    return (returns - mean) * completion_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +346,7 @@ SOUND = [
     (with_loss(weight_is_constant()), ["direction"]),
     (with_loss(ends_of_the_log_ratio()), ["losses", "clip"]),
     (with_advantage(over_a_floor()), ["alike", "baseline"]),
+    (with_advantage(less_the_mean_at_its_place()), ["alike"]),
     (TheUnfinishedPay(), ["direction"]),
     (TokensHaveAKl(), ["anchor", "objective"]),
     (SummedFromTheEnd(), ["credit", "length"]),

@@ -78,7 +78,9 @@ def _same_completions(subject: Subject) -> Finding | None:
             for row, group in enumerate(part.sequences.completions):
                 if len(group) < 2 or len({tokens.tobytes() for tokens in group}) > 1:
                     continue
-                praise, blame = float(advantages[row].max()), float(advantages[row].min())
+                least, most = advantages[row].reshape(len(group), -1).aminmax(dim=0)  # at each token, if it has its own
+                token = int(torch.minimum(most, -least).argmax())
+                praise, blame = float(most[token]), float(least[token])
                 if min(praise, -blame) > EQUAL * max(1.0, float(advantages.abs().max())):
                     return broken(
                         f"a completion that was sampled {len(group)} times for one prompt, and rewarded the same each time, gets "

@@ -34,6 +34,6 @@ class EntropyIsMinimised(Rewards):
 
 
 def test_a_bonus_with_a_plus_is_named_and_a_cost_is_not():
-    assert "though it is called a bonus" in failed(EntropyIsAdded(), "direction")["direction"].wrong
+    assert "though that is the name of a bonus" in failed(EntropyIsAdded(), "direction")["direction"].wrong
     assert failed(EntropyIsTakenAway(), "direction") == {}
     assert failed(EntropyIsMinimised(), "direction") == {}
