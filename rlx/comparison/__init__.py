@@ -1,1 +1,1 @@
-"""From run records to verdicts: which runs, their scores, tests over seeds and prompts, cautions. Imports no torch."""
+"""From run records to verdicts: selecting runs, scores, tests over seeds and prompts, cautions. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Cautions: what a reader must know before believing a comparison, each with its reason."""
+"""Cautions: what a reader must know before trusting a comparison, each with its reason."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from rlx.comparison.statistics.interval import describe_shape
 from rlx.comparison.variant import Variant
 from rlx.comparison.wording import join_names, merged, quantity
 
-_COMMANDS = 2  # shown where several variants lack seeds
+_COMMANDS = 2  # number of commands shown if several variants lack seeds
 FEW = 10
 FEW_PROMPTS = 64
-CORRELATED = 0.5  # from this correlation over shared seeds on, pairing is mentioned
+CORRELATED = 0.5  # correlation over shared seeds from which pairing is mentioned
 
 
 def find_cautions(
@@ -44,7 +44,7 @@ def find_cautions(
     variants: Sequence[Variant],
     pairs: Sequence[PairComparison],
 ) -> list[Caution]:
-    """All cautions, the gravest first."""
+    """All cautions, the most serious first."""
     runs, grouping = evidence.grouping.runs, evidence.grouping
     allowed = [
         Caution(f"allowed_{problem.kind}", f"compared although refused by default: {problem.text}")
@@ -108,7 +108,7 @@ def _detectable(seeds: int, *, is_paired: bool) -> float:
 
 
 def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> Iterator[Caution]:
-    """Variants whose runs agree in every metric, seed by seed: the setting that differs has no effect."""
+    """Variants whose runs agree in every metric for each seed: the setting that differs has no effect."""
     alike = [pair for pair in pairs if pair.identical]
     differences = config_differences(grouping) if alike else {}
     for group in merged(alike):
@@ -120,7 +120,7 @@ def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> Iterator[
 
 
 def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> Iterator[Caution]:
-    """Verdicts that hold on these prompts alone: because it was declared, or because answers are missing."""
+    """Verdicts that hold only on these prompts, because that was declared or because answers are missing."""
     alone = [pair for pair in pairs if not pair.over_prompts and pair.p is not None]
     if not alone:
         return
@@ -147,7 +147,7 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
 
 
 def _few_prompts(pairs: Sequence[PairComparison]) -> Iterator[Caution]:
-    """So few prompts that a kind of prompt on which one variant fails may be absent: what a collapse is among seeds."""
+    """Too few prompts: a kind of prompt on which one variant fails may be missing, as a collapse may be among few seeds."""
     fewest = min((pair.num_prompts for pair in pairs if pair.over_prompts and pair.num_prompts), default=FEW_PROMPTS)
     if fewest >= FEW_PROMPTS:
         return
@@ -159,7 +159,7 @@ def _few_prompts(pairs: Sequence[PairComparison]) -> Iterator[Caution]:
 
 
 def _losses(grouping: Grouping, choices: Choices) -> Iterator[Caution]:
-    """A loss that is another quantity for each variant."""
+    """A loss is compared that is a different quantity for each variant."""
     if not any(fnmatchcase(choices.metric, pattern) for pattern in ("*/loss", "*_loss")):
         return
     keys = [key for key in config_differences(grouping) if key.startswith(("algorithm", "loss"))]
@@ -186,7 +186,7 @@ def _left_out(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Cho
 
 
 def _units(arms: Sequence[Arm]) -> Iterator[Caution]:
-    """Scores in percent beside scores in fractions."""
+    """Some scores are in percent and others in fractions."""
     spans = {arm.label: np.concatenate([np.asarray(scores) for scores in arm.scores]) for arm in arms}
     fractions = [label for label, scores in spans.items() if scores.min() >= 0 and scores.max() <= 1]
     percents = [label for label, scores in spans.items() if scores.min() >= 0 and np.median(scores) > 1.5 and scores.max() <= 100]
@@ -197,10 +197,10 @@ def _units(arms: Sequence[Arm]) -> Iterator[Caution]:
 
 
 def _unlike(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
-    """Shapes that differ between variants: the error rate of the verdict is measured for equal shapes."""
-    if choices.question == "chance" or choices.paired or len(arms) < 2:  # the test of pairs is about differences of runs
+    """Score distributions of different shapes: the error rate of the verdict was measured for equal shapes."""
+    if choices.question == "chance" or choices.paired or len(arms) < 2:  # the paired test uses differences of runs
         return
-    alpha = choices.alpha / len(arms)  # or many normal variants would hold one that looks odd
+    alpha = choices.alpha / len(arms)  # otherwise one of many normal variants would look odd
     shapes = {arm.label: describe_shape(arm.scores[0], alpha=alpha) for arm in arms if len(arm.scores) == 1}
     odd = [label for label, shape in shapes.items() if shape is not None]
     plain = [label for label, shape in shapes.items() if shape is None]
@@ -217,7 +217,7 @@ def _unlike(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
 
 
 def _collapses(variants: Sequence[Variant]) -> Iterator[Caution]:
-    """Too few runs to have seen a collapse that happens in one of five."""
+    """Too few runs to observe a collapse that happens in one of five."""
     unseen = [variant for variant in variants if variant.collapsed == 0 and 0.8**variant.n > 0.05]
     if not unseen:
         return
@@ -255,7 +255,7 @@ def _same(arms: Sequence[Arm]) -> Iterator[Caution]:
 def _shapes(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
     if choices.question == "chance":
         return
-    alpha = 0.05 / sum(len(arm.scores) for arm in arms)  # or many normal variants would hold one that looks odd
+    alpha = 0.05 / sum(len(arm.scores) for arm in arms)  # otherwise one of many normal variants would look odd
     shaped = [(arm.label, describe_shape(scores, alpha=alpha)) for arm in arms for scores in arm.scores]
     named: dict[str, list[str]] = {}
     for label, shape in shaped:
@@ -293,7 +293,7 @@ def _selection(grouping: Grouping, variants: Sequence[Variant]) -> Iterator[Caut
     most = max(settings, key=lambda name: settings[name])
     if settings[most] >= 3:
         best = min(variants, key=lambda variant: variant.rank)
-        if sum(variant.mean == best.mean for variant in variants) > 1:  # of equals, none was picked
+        if sum(variant.mean == best.mean for variant in variants) > 1:  # among equals none was selected
             return
         command = more_seeds(grouping.runs, best.label, first=max(best.seeds, default=0) + 1)
         text = (
@@ -336,7 +336,7 @@ def _pairing(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
 
 
 def _pairing_possible(pairs: Sequence[PairComparison]) -> Iterator[Caution]:
-    """The correlation over shared seeds, and when runs may be declared pairs; it is never decided by this figure."""
+    """The correlation over shared seeds, and when pairing may be declared; the correlation itself never decides it."""
     alike = [p for p in pairs if p.seed_correlation is not None and p.seed_correlation >= CORRELATED and p.shared_seeds >= FEWEST]
     shown = [f"{p.a} and {p.b} {p.seed_correlation:.2f} over {p.shared_seeds} seeds" for p in alike if not p.identical]
     if not shown:
@@ -365,7 +365,7 @@ def _declared(choices: Choices, runs: Sequence[RunScore]) -> Iterator[Caution]:
 
 
 def _spent_within(runs: Sequence[RunScore], at: str) -> str:
-    """What each variant had spent at the evaluations that count, in the unit of the budget."""
+    """The amount that each variant had spent at the counted evaluations, in the unit of the budget."""
     unit, parts = budget_of(at)[0], []
     for label in dict.fromkeys(run.variant for run in runs):
         spent = [

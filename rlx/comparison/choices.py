@@ -1,4 +1,4 @@
-"""What is declared about a comparison before its data are looked at. The values stand in conf/compare.yaml."""
+"""The choices declared for a comparison before looking at its data. Defaults are in conf/compare.yaml."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALLOWED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Choices(Serializable):
-    """Declared choices; conf/compare.yaml says what each does."""
+    """Declared choices; conf/compare.yaml explains each."""
 
     by: tuple[str, ...] | None
     baseline: str | None
@@ -62,7 +62,7 @@ class Choices(Serializable):
 
     @property
     def alpha(self) -> float:
-        """The chance of a false claim that is accepted."""
+        """The accepted probability of a false claim."""
         return 1 - self.level
 
     @property
@@ -72,7 +72,7 @@ class Choices(Serializable):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Choices:
-        """Choices out of the values of conf/compare.yaml; other keys are left out, a single word serves as a list."""
+        """Choices from the values of conf/compare.yaml; other keys are ignored, a single word becomes a list."""
         kept = {item.name: values[item.name] for item in fields(cls)}
         for name in ("by", "allow"):
             words = texts_of(name, kept[name])
@@ -86,7 +86,7 @@ class Choices(Serializable):
 
     @classmethod
     def declared(cls, **changes: Any) -> Choices:
-        """The values of conf/compare.yaml, but for these. Raises ConfigError for what is not a choice of a comparison."""
+        """The defaults of conf/compare.yaml, replaced by the given values. Raises ConfigError for an unknown choice."""
         from rlx.config.compose import read_yaml
 
         known = cls.__dataclass_fields__
@@ -114,12 +114,12 @@ def budget_of(at: str) -> tuple[str, float]:
 
 
 def require_flag(key: str, value: Any) -> None:
-    """Refuses what is neither true nor false."""
+    """Raise ConfigError for a value that is neither true nor false."""
     if not isinstance(value, bool):
         raise ConfigError(f"{key}={value}: it is true or false")
 
 
-# Which way each metric is better: declared here once for the metrics that rlx measures, by the user for any other.
+# The better direction of each metric: declared here for rlx's own metrics, and by the user for others.
 
 
 HIGHER_IS_BETTER = (
@@ -145,7 +145,7 @@ SPENT = ("eval/kl", "train/kl", "cost/*", "time/*")
 
 
 def is_spent(metric: str) -> bool:
-    """Whether every training adds to this metric, whatever it is good for."""
+    """Whether the metric is a cost, which every training increases."""
     return any(fnmatchcase(metric, pattern) for pattern in SPENT)
 
 

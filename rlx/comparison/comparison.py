@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 
 SCHEMA = "rlx.comparison"
 SCHEMA_VERSION = 1
-MOST_PAIRS = 1_000  # beyond it, only the pairs of the variant with the best mean are compared
+MOST_PAIRS = 1_000  # above this, only the pairs with the best variant are compared
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a comparison found. variants are ranked, best first; a pair's difference is a - b.
+    """The results of a comparison. variants are ranked, best first; a pair's difference is a - b.
 
-    untrained: the row of the untrained policy, all runs at step 0; null where they were not evaluated there.
+    untrained: the row of the untrained policy, all runs at step 0; null if they were not evaluated there.
 
-    Everything but `runs` and `arms`, which hold the records and arrays, is in `to_dict`.
+    `to_dict` contains everything except `runs` and `arms`, which hold the records and arrays.
     """
 
     choices: Choices = field(repr=False)
@@ -77,18 +77,18 @@ class Comparison:
     command: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """The answer and the verdicts, as the terminal says them."""
+        """The conclusion and the verdicts, as shown in the terminal."""
         return "\n".join([conclusion(self.variants, self.pairs), *(f"  {pair.words}" for pair in self.pairs)])
 
     def scores(self, label: str, task: str | None = None) -> Array:
-        """A variant's scores [S], one a seed, for one's own plots; with several tasks, name one."""
+        """A variant's scores [S], one per seed, for your own plots; with several tasks, name one."""
         arm = next(arm for arm in self.arms if arm.label == find_label(label, [arm.label for arm in self.arms], key="scores"))
         if task is None and len(self.tasks) > 1:
             raise EvidenceError(f"there are {len(self.tasks)} tasks; name one of {', '.join(self.tasks)}")
         return arm.scores[self.tasks.index(task) if task is not None else 0]
 
     def pair(self, a: str, b: str) -> PairComparison:
-        """What is known about a against b, whichever way round it was compared."""
+        """The comparison of a with b, in this order."""
         labels = [variant.label for variant in self.variants]
         a, b = find_label(a, labels, key="pair"), find_label(b, labels, key="pair")
         for pair in self.pairs:
@@ -99,7 +99,7 @@ class Comparison:
         raise EvidenceError(f"{a} and {b} were not compared; leave out baseline={self.choices.baseline}, or name another one")
 
     def to_dict(self) -> dict[str, Any]:
-        """Serializable values, as they stand in comparison.json; what is not a finite number is null."""
+        """Serializable values, as in comparison.json; non-finite numbers are null."""
         kept = [item.name for item in dataclasses.fields(self) if item.name not in ("runs", "arms", "curves")]
         values = {name: to_plain(getattr(self, name)) for name in kept}
         return {
@@ -112,20 +112,20 @@ class Comparison:
 
 
 def compare(runs: Where | Iterable[Where], **choices: Any) -> Comparison:
-    """The comparison of run records, or of the runs at or below paths and patterns.
+    """Compare run records, or the runs at or below paths and patterns.
 
-    choices: the keys of conf/compare.yaml that say how to compare: by, baseline, margin, paired, failed, allow, ...
+    choices: the keys of conf/compare.yaml that affect the result: by, baseline, margin, paired, failed, allow, ...
     """
     return compare_runs(runs, Choices.declared(**choices))
 
 
 def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: Sequence[str] = ()) -> Comparison:
-    """Compares the runs at or below paths and patterns, or given as records, by declared choices."""
-    from rlx.seeding import Stream  # where torch generators come from too: imported only here, and it imports no torch
+    """Compare the runs at or below paths and patterns, or given as records, by declared choices."""
+    from rlx.seeding import Stream  # imported only here; it can create torch generators, but does not import torch
 
     evidence, stream = gather(where, choices), Stream(0, ("compare",))
     tasks, lower = evidence.tasks, choices.is_lower_better
-    of_one_task = evidence.counted if len(tasks) == 1 else []  # settings are compared on one
+    of_one_task = evidence.counted if len(tasks) == 1 else []  # settings are compared on a single task only
     sign = -1 if lower else 1
     arms = [arm_of(label, evidence.counted_by_variant[label], tasks) for label in evidence.labels]
     arms.sort(key=lambda arm: -sign * mean(arm.scores))
@@ -167,7 +167,7 @@ def _variant(arm: Arm, evidence: Evidence, choices: Choices, rng: np.random.Gene
 
 
 def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -> Variant | None:
-    """The row of the untrained policy: every run's score before training, one a seed."""
+    """The row of the untrained policy: every run's score before training, one per seed."""
     kept = [
         replace(run, variant=UNTRAINED, score=run.start, answers=run.start_answers, imputed=False) for run in evidence.counted
     ]
@@ -175,7 +175,7 @@ def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -
         return None
     row = summarise(arm_of(UNTRAINED, kept, evidence.tasks), kept, kept, evidence.tasks, choices, rng)
     nothing = dict.fromkeys(("steps", "tokens", "seconds", "kl", "area_under_curve", "area_interval", "evaluation_error"))
-    if row.std == 0:  # one policy, not several seeds: nothing is known about a spread
+    if row.std == 0:  # one policy, not several seeds: its spread is unknown
         nothing |= {"interval": None, "iqm_interval": None}
     return replace(row, algorithm="", failed=0, **nothing)  # type: ignore[arg-type]
 
@@ -183,10 +183,10 @@ def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -
 def _with_chances(
     variants: Sequence[Variant], arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices, rng: np.random.Generator
 ) -> list[Variant]:
-    """Ranks, and the chance of being first: never surer than the adjusted p of any pair, and below `level` without a winner."""
+    """Ranks, and the probability of being first, limited by the adjusted p of the pairs and by `level` without a winner."""
     sign = -1 if choices.is_lower_better else 1
     rows = [replace(row, rank=1 + sum(sign * other.mean > sign * row.mean for other in variants)) for row in variants]
-    if len(arms) < 2 or any(arm.n < 2 for arm in arms) or choices.question == "chance":  # then the first is not of the means
+    if len(arms) < 2 or any(arm.n < 2 for arm in arms) or choices.question == "chance":  # not a question about means
         return rows
     tables = [list(arm.tables) for arm in arms if arm.tables is not None]
     shared = len(tables) == len(arms) and all(len({table.shape[1] for table in task}) == 1 for task in zip(*tables, strict=True))
@@ -208,10 +208,10 @@ def _with_chances(
 
 
 def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairComparison]:
-    """Each against the baseline, or all pairs, the better mean first; then the verdicts.
+    """Each variant against the baseline, or all pairs, the better mean first, with verdicts.
 
-    Of very many pairs, those of the variant with the best mean; Holm's adjustment is over all of them all the same, so that
-    picking the best one by its scores raises no error.
+    With very many pairs, only those with the best variant; Holm's adjustment still counts all pairs, so that selecting the best
+    one by its scores does not raise the error rate.
     """
     labels = [arm.label for arm in arms]
     if choices.baseline is not None:
@@ -234,10 +234,10 @@ def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairCo
 def judge(pairs: Sequence[PairComparison], *, total: int | None = None) -> list[PairComparison]:
     """The verdict of each pair: Holm's adjustment over all differences, and over all equivalences.
 
-    total: the number of pairs that there might have been, where only some were compared.
+    total: the number of possible pairs, if only some were compared.
 
-    Two algorithms whose scores have equal distributions are called better or worse in at most 6 % of comparisons. Algorithms of
-    equal means but unlike shapes are so more often: `rlx guide statistics` says how often, and which other questions to ask.
+    Two algorithms with equal score distributions are called better or worse in at most 6 % of comparisons. With equal means but
+    different shapes it happens more often: `rlx guide statistics` says how often, and which other questions to ask.
     """
     differ = holm([pair.p for pair in pairs], total=total)
     agree = holm([pair.p_equivalent for pair in pairs], total=total)
@@ -263,7 +263,7 @@ def _verdict(pair: PairComparison) -> str:
 
 
 def swapped(pair: PairComparison) -> PairComparison:
-    """The same pair with a and b exchanged."""
+    """The same pair with a and b swapped."""
     opposite = {"better": "worse", "worse": "better"}
     effect, chance = pair.effect_size_interval, pair.probability_of_improvement_interval
     new = replace(

@@ -21,7 +21,7 @@ from rlx.record.files import read_completions, read_samples
 
 @dataclass(frozen=True)
 class Curve(Serializable):
-    """The learning curve of a variant on a task. runs: (seed, steps [K], values [K]); mean and band are over completed ones."""
+    """The learning curve of a variant on a task. runs: (seed, steps [K], values [K]); mean and band use completed runs only."""
 
     variant: str
     task: str
@@ -34,7 +34,7 @@ class Curve(Serializable):
 
 @dataclass(frozen=True)
 class SettingScore(Serializable):
-    """The score at one value of a swept hyperparameter, over seeds; what else was swept is averaged out."""
+    """The score at one value of a swept hyperparameter, over seeds; averaged over other swept keys."""
 
     key: str
     name: str
@@ -49,7 +49,7 @@ class SettingScore(Serializable):
 class TuningCurve(Serializable):
     """Expected best score of an algorithm against the number of settings tried. tokens: mean cost of a trial.
 
-    algorithm: its name, and those of the classes that tell it apart from other searches (dpo loss=ipo).
+    algorithm: its name, and the classes that distinguish it from other searches (dpo loss=ipo).
     """
 
     algorithm: str
@@ -73,14 +73,14 @@ class Profile(Serializable):
 
 
 def curves_of(runs: Sequence[RunScore], *, level: float) -> list[Curve]:
-    """One for each variant and task with a learning curve."""
+    """The learning curve of each variant and task that has one."""
     found = []
     grouped: dict[tuple[str, str], list[RunScore]] = {}
     for run in runs:
         if len(run.steps):
             grouped.setdefault((run.variant, run.task), []).append(run)
     for (variant, task), mine in grouped.items():
-        whole = [run for run in mine if run.state == "completed"] or mine  # the mean would jump where failed ones end
+        whole = [run for run in mine if run.state == "completed"] or mine  # the mean would jump where failed runs end
         steps, values = align([(run.steps, run.values) for run in whole])
         centre, low, high = band(values, level=level)
         found.append(Curve(variant, task, steps, centre, low, high, tuple((run.seed, run.steps, run.values) for run in mine)))
@@ -101,7 +101,7 @@ def _swept(runs: Sequence[RunScore]) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[SettingScore]:
-    """For each algorithm, every swept key: the score at each of its values, one number a seed."""
+    """For each algorithm and swept key, the score at each of its values, one number per seed."""
     found = []
     for algorithm, mine in _by_algorithm(counted).items():
         keys, configs = _swept(mine)
@@ -129,7 +129,7 @@ def tuning_curves(
 ) -> list[TuningCurve]:
     """For each algorithm with three or more settings of its swept keys: a trial is a setting, its score the mean over seeds.
 
-    Runs of other classes (three losses, say) are not settings of one search: each combination of classes has its own curve.
+    Runs of different classes (such as three losses) are not one search: each combination of classes has its own curve.
     """
     sign = -1 if lower_is_better else 1
     searches: dict[tuple[str, tuple[tuple[str, str], ...]], list[RunScore]] = {}
@@ -170,7 +170,7 @@ def profiles_of(arms: Sequence[Arm], rng: np.random.Generator, *, level: float) 
 
 
 def ranks_of(arms: Sequence[Arm], *, alpha: float, lower_is_better: bool = False) -> RankTest | None:
-    """Friedman's test over tasks, where there are enough of both."""
+    """Friedman's test over tasks, if there are enough tasks and algorithms."""
     if len(arms) < 3 or len(arms[0].scores) < 2:
         return None
     sign = -1 if lower_is_better else 1
@@ -178,9 +178,9 @@ def ranks_of(arms: Sequence[Arm], *, alpha: float, lower_is_better: bool = False
 
 
 def prompt_difference(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[float, float] | None:
-    """Difference a - b and its standard error over prompts, where the runs of both answered the same prompts: each is a pair.
+    """Difference a - b and its standard error over prompts, paired by prompt, if the runs of both answered the same prompts.
 
-    A figure about these runs, not about the algorithms: seeds are averaged before prompts are counted.
+    It describes these runs, not the algorithms, as seeds are averaged before prompts are counted.
     """
     sides = _prompt_means(a, b)
     if sides is None or len(sides[0]) < 2:
@@ -192,7 +192,7 @@ def prompt_difference(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[flo
 def _prompt_means(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[Array, Array] | None:
     """For a and b the mean score over runs of each prompt [P]; None if the runs did not all answer the same prompts.
 
-    Runs of several tasks did not.
+    None also for several tasks.
     """
     sides = []
     for runs in (a, b):
@@ -225,19 +225,19 @@ def config_differences(grouping: Grouping) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
-# How much each swept key matters: the share of the variation of scores that it explains, and how far it moves the mean.
+# The importance of each swept key: the share of the scores' variance that it explains, and how far it moves the mean.
 
 
-_MOST_LEVELS = 8  # a number with more values than this was sampled: its range is cut into quarters
+_MOST_LEVELS = 8  # a numeric key with more values was sampled: its range is split into quarters
 
 
 @dataclass(frozen=True)
 class KeyImportance(Serializable):
     """A swept key of an algorithm.
 
-    share: of the variance of the scores of all runs, that the key explains by itself (omega squared, 0 to 1): what is left is
-    owed to other keys, to interactions and to seeds. sensitivity: highest minus lowest mean score over its values, or over the
-    quarters of its range. levels: how many means that is among. runs: how many scores.
+    share: the share of the variance of all runs' scores that the key explains by itself (omega squared, 0 to 1); the rest is
+    due to other keys, interactions and seeds. sensitivity: highest minus lowest mean score over its values, or over the
+    quarters of its range. levels: the number of those means. runs: the number of scores.
     """
 
     algorithm: str
@@ -250,7 +250,7 @@ class KeyImportance(Serializable):
 
 
 def importances(counted: Sequence[RunScore]) -> list[KeyImportance]:
-    """For each algorithm with two or more swept keys, its keys, the one that explains most first."""
+    """For each algorithm with two or more swept keys, its keys, the most important first."""
     found = []
     for algorithm, mine in _by_algorithm([run for run in counted if run.score is not None]).items():
         keys, configs = _swept(mine)
@@ -268,7 +268,7 @@ def importances(counted: Sequence[RunScore]) -> list[KeyImportance]:
 
 
 def _groups(values: Sequence[Any], scores: Array) -> list[Array]:
-    """Scores by the value of a key; by quarters of its range where it took many numbers."""
+    """Scores by the value of a key, or by quarters of its range if it has many numeric values."""
     kinds: Mapping[str, Any] = {repr(value): value for value in values}
     if len(kinds) > _MOST_LEVELS and all(is_number(value) for value in kinds.values()):
         edges = np.quantile(np.array(values, float), (0.25, 0.5, 0.75))
@@ -278,7 +278,7 @@ def _groups(values: Sequence[Any], scores: Array) -> list[Array]:
 
 
 def _omega_squared(groups: Sequence[Array]) -> float:
-    """The share of variance between groups, without what chance alone puts there; 0 where nothing varies.
+    """The share of variance between groups, corrected for chance; 0 if nothing varies.
 
     Hays, Statistics for Psychologists (1963): (SS_between - (k - 1) MS_within) / (SS_total + MS_within).
     """
@@ -292,12 +292,12 @@ def _omega_squared(groups: Sequence[Array]) -> float:
     return max(0.0, (total - within - (len(groups) - 1) * noise) / (total + noise))
 
 
-# Prompts that one variant wins against another, and those that it loses, with what both said. P prompts.
+# Prompts that one variant wins and loses against another, with the completions of both. P prompts.
 
 
 @dataclass(frozen=True)
 class Said(Serializable):
-    """A completion of one run at its last evaluation. score: what it counted in the score there; None: not recorded."""
+    """A completion of one run at its last evaluation. score: its contribution to the score; None: not recorded."""
 
     completion: Any
     seed: int
@@ -307,8 +307,8 @@ class Said(Serializable):
 
 @dataclass(frozen=True)
 class PromptResult(Serializable):
-    """One held-out prompt or pair. place: among them, from 0. score_a, score_b: means over seeds. said_a, said_b: what one run
-    of each said to it."""
+    """One held-out prompt or pair. place: its index. score_a, score_b: means over seeds. said_a, said_b: one completion of
+    each variant."""
 
     place: int
     score_a: float
@@ -325,7 +325,7 @@ class PromptResult(Serializable):
 
 @dataclass(frozen=True)
 class PromptContest(Serializable):
-    """a against b. won, lost, tied: numbers of prompts. told: those with the completions of both, the most won first."""
+    """a against b. won, lost, tied: numbers of prompts. told: prompts with the completions of both, most clearly won first."""
 
     a: str
     b: str
@@ -336,7 +336,7 @@ class PromptContest(Serializable):
 
 
 def contest(a: str, b: str, counted: Sequence[RunScore], *, lower_is_better: bool = False) -> PromptContest | None:
-    """What variant a wins and loses against b over the same prompts; None if answers are missing or are not of one set."""
+    """The prompts that variant a wins and loses against b; None if answers are missing or the prompts differ."""
     mine, others = ([run for run in counted if run.variant == label] for label in (a, b))
     means = _prompt_means(mine, others)
     if means is None:
@@ -352,10 +352,10 @@ def contest(a: str, b: str, counted: Sequence[RunScore], *, lower_is_better: boo
 
 
 def _kept(runs: Sequence[RunScore]) -> list[tuple[Any, Said]]:
-    """Prompts and what was said to them at the last evaluation, by the lowest seed that kept it, in the order of the answers.
+    """Prompts and completions of the last evaluation, from the lowest seed that stored them, in the order of the answers.
 
-    A record of before kept the completions of the first prompts alone, among its samples; of a task of pairs they are left out,
-    since it does not tell which pairs a prompt belongs to.
+    Older records contain only the completions of the first prompts, among their samples; for a task of pairs they are left out,
+    as the record does not show which pairs a prompt belongs to.
     """
     for run in sorted(runs, key=lambda run: run.seed):
         try:

@@ -1,4 +1,4 @@
-"""What a comparison rests on: the runs that were found, which of them count, and what is unfair about them."""
+"""The runs of a comparison: those found, those counted, and problems that make it unfair."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from rlx.record.query import keep
 class Evidence:
     """Runs that may be compared.
 
-    collected: all that was found. grouping: the runs that were chosen, by variant. repeated: runs that a later one replaces.
-    counted: those with a score on `tasks`. allowed: what would be refused by default.
+    collected: all runs found. grouping: the selected runs, by variant. repeated: runs replaced by a later one.
+    counted: runs with a score on `tasks`. allowed: problems that would be refused by default.
     """
 
     collected: Collected
@@ -42,7 +42,7 @@ class Evidence:
     allowed: list[Problem]
 
     def of(self, label: str) -> tuple[list[RunScore], list[RunScore]]:
-        """The runs of a variant: all, and those that count."""
+        """The runs of a variant: all, and the counted ones."""
         return self.runs_by_variant[label], self.counted_by_variant[label]
 
     @cached_property
@@ -52,12 +52,12 @@ class Evidence:
 
     @cached_property
     def counted_by_variant(self) -> dict[str, list[RunScore]]:
-        """Label -> its runs that count."""
+        """Label -> its counted runs."""
         return _by_variant(self.counted, self.labels)
 
     @property
     def done(self) -> list[RunScore]:
-        """The runs of all variants on the tasks that count."""
+        """The runs of all variants on the counted tasks."""
         return [run for run in self.grouping.runs if run.variant in self.labels and run.task in self.tasks]
 
 
@@ -71,7 +71,7 @@ def _by_variant(runs: Sequence[RunScore], labels: Sequence[str]) -> dict[str, li
 def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
     """The runs at or below paths and patterns, or given as records.
 
-    Raises EvidenceError if nothing is left to compare, and where comparing it would be unfair and was not allowed.
+    Raises EvidenceError if nothing is left to compare, or if the comparison would be unfair and was not allowed.
     """
     collected = collect(
         where,
@@ -99,16 +99,16 @@ def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
 
 
 def _on_tasks_that_ran(runs: Sequence[RunScore]) -> list[RunScore]:
-    """The runs without those that failed on a task, by its settings, on which none of them was evaluated; all if none was."""
+    """The runs without those that failed on tasks (by settings) on which no run was evaluated; all if no run was evaluated."""
     settings = [json.dumps(task_facts(run), sort_keys=True, default=str) for run in runs]
     ran = {task for task, run in zip(settings, runs, strict=True) if run.evaluated or run.state != "failed"}
     return [run for task, run in zip(settings, runs, strict=True) if task in ran or not ran]
 
 
 def _latest(grouping: Grouping) -> tuple[Grouping, list[RunScore]]:
-    """A run of the same config and seed is a repetition, not another seed: the newest counts."""
+    """The newest of runs with the same config and seed, which are repetitions rather than further seeds."""
     newest: dict[tuple[Any, ...], RunScore] = {}
-    for run in grouping.runs:  # oldest first; a finished run is not replaced by an unfinished one
+    for run in grouping.runs:  # oldest first; an unfinished run does not replace a finished one
         key = (run.variant, run.task, run.seed, run.record.config_hash)
         if key not in newest or run.state == "completed" or newest[key].state != "completed":
             newest[key] = run
@@ -120,7 +120,7 @@ def _latest(grouping: Grouping) -> tuple[Grouping, list[RunScore]]:
 def _common_tasks(
     grouping: Grouping, counted: Sequence[RunScore], *, allow: Sequence[str]
 ) -> tuple[list[str], list[str], list[RunScore]]:
-    """The tasks that every variant ran (the others do not count), in order of appearance."""
+    """The tasks that every variant ran, in order of appearance; the others do not count."""
     labels = list(grouping.labels)
     tasks = list(dict.fromkeys(run.task for run in grouping.runs))
     if len(tasks) > 1 and "missing" in allow:

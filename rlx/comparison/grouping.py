@@ -1,4 +1,4 @@
-"""Which runs belong together: a variant is what differs in nothing but the seed, or in nothing of what `by` names."""
+"""Groups runs into variants: the runs of a variant differ only in the seed, or in nothing that `by` names."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError
 from rlx.record.provenance import short_setting
 
-SCIENCE = ("algorithm", "loss")  # what an algorithm is made of
-SOURCE = "source "  # how the key of a source file begins among the facts of a run
-REWARDS_WORD = "rewards="  # how the word for a task's rewards begins in its label
+SCIENCE = ("algorithm", "loss")  # the config nodes that define an algorithm
+SOURCE = "source "  # prefix of source-file keys among the facts of a run
+REWARDS_WORD = "rewards="  # prefix of the word for a task's rewards in its label
 _MISSING = object()
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Labels, and why they are so. keys: what the labels tell apart. mixed: label -> keys that differ inside a variant.
+    """Labels and the reason for them. keys: the keys that labels distinguish. mixed: label -> keys that differ within a variant.
 
-    beyond: keys outside of algorithm and loss in which variants differ although no label says so.
+    beyond: keys outside of algorithm and loss in which variants differ although no label shows it.
     """
 
     runs: tuple[RunScore, ...]
@@ -33,7 +33,7 @@ class Grouping:
 
 
 def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
-    """Runs with their variant's label and their task's."""
+    """Label each run with its variant and its task."""
     tasks = task_labels(runs)
     facts = [_facts(run) for run in runs]
     varying = _differing(facts)
@@ -64,13 +64,13 @@ def _facts(run: RunScore) -> dict[str, Any]:
 
 
 def _differing(facts: Sequence[Mapping[str, Any]], among: Sequence[str] | None = None) -> list[str]:
-    """The keys in which any two differ. among: those that may, known from a larger number of facts; None: all."""
+    """The keys in which any two differ. among: candidates, known from a larger set of facts; None: all."""
     keys = among if among is not None else dict.fromkeys(key for fact in facts for key in fact)
     return [key for key in keys if _differ([fact.get(key, _MISSING) for fact in facts])]
 
 
 def _differ(values: Sequence[Any]) -> bool:
-    """Whether two of these values are not the same; most keys of most runs are, which needs no text to see."""
+    """Whether any two of these values differ; identical objects, the usual case, are recognised without converting to text."""
     first = values[0]
     if all(value is first or (type(value) is type(first) and value == first) for value in values):
         return False
@@ -88,8 +88,8 @@ def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _labels_by_difference(facts: Sequence[Mapping[str, Any]], varying: Sequence[str]) -> list[str]:
-    """The algorithm's name, a loss of the user's own, and what tells apart the variants of one algorithm: of the keys those that
-    a variant has, and a source only where nothing else does."""
+    """The algorithm's name, a user's own loss, and the settings that distinguish the variants of one algorithm: only keys that
+    the variant has, and a source file only if nothing else differs."""
     names: list[str] = [""] * len(facts)
     for algorithm in dict.fromkeys(fact["algorithm"] for fact in facts):
         places = [index for index, fact in enumerate(facts) if fact["algorithm"] == algorithm]
@@ -111,16 +111,16 @@ def _labels_by_difference(facts: Sequence[Mapping[str, Any]], varying: Sequence[
 
 
 def _has_own_loss(fact: Mapping[str, Any]) -> bool:
-    """Whether the loss of a run is the user's own: the name of its algorithm does not say which it is."""
+    """Whether the loss of a run is a user's own, which the name of its algorithm does not show."""
     target = fact.get("loss._target_")
     return isinstance(target, str) and not target.startswith("rlx.")
 
 
 def swept_keys(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str]) -> list[str]:
-    """Keys that were given several values: not those that came with another class, no classes, and none that no override names.
+    """Keys with several values, except those that come with a different class, class keys, and keys that no override names.
 
-    configs: `RunScore.compared` of each. overrides: of all runs; if they name none of the keys (an experiment's YAML does, say),
-    all count.
+    configs: `RunScore.compared` of each. overrides: of all runs; if they name none of the keys (for example because an
+    experiment's YAML sets them), all keys count.
     """
     keys = _decided_by_no_class(_differing(configs), configs)
     keys = [key for key in keys if not key.endswith("_target_") and all(key in config for config in configs)]
@@ -129,7 +129,7 @@ def swept_keys(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str]) -
 
 
 def _decided_by_no_class(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys without those whose values came with another class: loss.tau where it differs as loss._target_ does."""
+    """The keys without those whose values come with a different class, such as loss.tau if loss._target_ differs likewise."""
 
     def decides(other: str, key: str) -> bool:
         pairs = {(_text(fact.get(other, _MISSING)), _text(fact.get(key, _MISSING))) for fact in facts}
@@ -144,7 +144,7 @@ def _decided_by_no_class(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]
 
 
 def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None, varying: Sequence[str]) -> tuple[str, ...]:
-    """Keys outside of algorithm and loss that always go with the algorithm, so that nobody can tell which of the two did it."""
+    """Keys outside of algorithm and loss that always vary with the algorithm, so that their effects cannot be separated."""
     by_algorithm: dict[str, list[Mapping[str, Any]]] = {}
     for fact in facts:
         by_algorithm.setdefault(fact["algorithm"], []).append(fact)
@@ -160,9 +160,9 @@ def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None,
 
 
 def task_labels(runs: Sequence[RunScore]) -> list[str]:
-    """The task of each run; where one name stands for several settings, what differs, of its own keys.
+    """The task of each run; if one name has several settings, with the task's keys that differ.
 
-    Tasks that have other rewards are told apart by the names of these.
+    Tasks with different rewards are distinguished by the rewards' names.
     """
     facts = [task_facts(run) for run in runs]
     leaves = {}
@@ -188,7 +188,7 @@ def task_labels(runs: Sequence[RunScore]) -> list[str]:
 
 
 def task_facts(run: RunScore) -> dict[str, Any]:
-    """What the config says of a run's task: no words of Hydra alone, but the names of its rewards."""
+    """The facts about a run's task in its config, without Hydra's own keys, and with the names of its rewards."""
     own = {key: value for key, value in run.config.items() if key.split(".")[0] == "task"}
     own = {key: value for key, value in own.items() if key.rpartition(".")[2] not in ("_partial_", "_convert_", "_recursive_")}
     rewards = dict.fromkeys(key.split(".")[2] for key in own if key.startswith("task.rewards."))
@@ -196,7 +196,7 @@ def task_facts(run: RunScore) -> dict[str, Any]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each key's shortest ending that no other key shares."""
+    """The shortest unambiguous ending of each key."""
     short = {}
     for key in keys:
         parts = key.split(".")
@@ -212,7 +212,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _resolve(name: str, facts: Sequence[Mapping[str, Any]]) -> str:
-    """A config key from its full name or an ending of it that only one key has."""
+    """A config key from its full name or an unambiguous ending."""
     known = list(dict.fromkeys(key for fact in facts for key in fact))
     if name in known or f"{name}._target_" in known:
         return name if name in known else f"{name}._target_"
@@ -233,10 +233,10 @@ def _resolve(name: str, facts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def find_label(name: str, labels: Sequence[str], *, key: str) -> str:
-    """The variant that a user means, by whatever tells it apart from all others.
+    """The variant that a user means, by any unambiguous description.
 
-    In this order: its label, its algorithm, words of its label (`beta=0.1`, or the value alone), a part of its label; upper and
-    lower case are alike. Raises ConfigError, with what can be typed, where none or several fit.
+    Tried in this order: its label, its algorithm, words of its label (`beta=0.1`, or only the value), a part of its label; case
+    is ignored. Raises ConfigError, with what can be typed, if none or several match.
     """
     wanted = name.strip().lower()
     words = wanted.split()
@@ -260,7 +260,7 @@ def find_label(name: str, labels: Sequence[str], *, key: str) -> str:
 
 
 def shortest_name(label: str, labels: Sequence[str]) -> str:
-    """The shortest text that `find_label` takes for this variant alone: its algorithm, one word of its label, or all of it."""
+    """The shortest text for which `find_label` finds only this variant: its algorithm, one word of its label, or the label."""
     words = label.split()
     others = [other.split() for other in labels if other != label]
     if all(words[0] != other[0] for other in others):
@@ -270,7 +270,7 @@ def shortest_name(label: str, labels: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as something that compares: 1 and 1.0 are one value."""
+    """A value as text for comparison, in which 1 equals 1.0."""
     if value is _MISSING:
         return "\0missing"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What a comparison needs of the metrics that a run logged, read a line after the other."""
+"""The metrics of a run that a comparison needs, read line by line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
 
 @dataclass(frozen=True)
 class MetricsLog:
-    """What the comparison needs of a run's metrics, of any number of lines.
+    """The parts of a run's metrics that the comparison needs, of constant size for any number of lines.
 
-    curve: step -> value of the metric. evaluations: what a comparison asks of the lines with the metric. spent: after each logged
-    step, unit -> steps [K], amounts [K]; seconds are of drawing and updating alone. fingerprint: equal for runs whose metrics
-    agree in everything but time. names: of all metrics.
+    curve: step -> value of the metric. evaluations: the facts needed from the lines with the metric. spent: after each logged
+    step, unit -> steps [K], amounts [K]; seconds count only drawing and updating. fingerprint: equal for runs whose metrics
+    agree in everything except times. names: of all metrics.
     """
 
     curve: dict[int, float]
@@ -37,7 +37,7 @@ class MetricsLog:
 
 @dataclass(frozen=True)
 class _Names:
-    """The names in a line of metrics. compared: those that two runs must agree in. tokens, clocks: what a step cost."""
+    """The metric names of a line. compared: names in which two runs must agree. tokens, clocks: the costs of a step."""
 
     compared: tuple[str, ...]
     tokens: tuple[str, ...]
@@ -45,7 +45,7 @@ class _Names:
 
     @staticmethod
     def of(line: tuple[str, ...]) -> _Names:
-        """What the names of a line are."""
+        """Classify the names of a line."""
         return _Names(
             tuple(sorted(name for name in line if name[:5] not in ("time/", "cost/"))),
             tuple(name for name in ("cost/tokens_sampled", "cost/tokens_trained") if name in line),
@@ -54,7 +54,7 @@ class _Names:
 
 
 def read_log(record: RunRecord, metric: str) -> MetricsLog:
-    """Reads the metrics of a run a line after the other."""
+    """Read the metrics of a run line by line."""
     asked = {"step", metric, f"{metric}_standard_error", f"{metric}_se", KL, "time/evaluation_seconds", *PROBABILITY_SCORES}
     curve: dict[int, float] = {}
     evaluations: list[dict[str, Any]] = []
@@ -83,7 +83,7 @@ def read_log(record: RunRecord, metric: str) -> MetricsLog:
 
 
 def _fingerprint(row: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    """Equal for lines that agree in these names and their values. What does not equal itself or has no hash counts as text."""
+    """A hash that is equal for lines that agree in these names and values. NaN and unhashable values are hashed as text."""
     values = tuple([row[name] for name in names])
     if not all(map(eq, values, values)):
         values = tuple([value if value == value else repr(value) for value in values])

@@ -41,17 +41,17 @@ from rlx.comparison.statistics.effect import (
 from rlx.comparison.statistics.interval import Array, Interval, Strata, deviation
 from rlx.errors import EvidenceError
 
-UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
+UNEQUAL = 1.5  # ratio of numbers of seeds from which Welch's t is unreliable for skewed scores
 
 
 @dataclass(frozen=True)
 class Arm:
     """The scores of one variant: one [S_m] per task, and the seeds behind them.
 
-    same_run: all runs are equal in every metric. tables: the score of each answer, one [S_m, P_m] per task with its rows in the
-    order of seeds; None if a run has not kept its answers. fingerprints: of all metrics, one per run; None if runs were
-    averaged. prompts: the digests of the prompts of each task, where the records hold them. run_seconds: training time of a run;
-    prompt_seconds: time to evaluate it on one more prompt; None: not known.
+    same_run: all runs are equal in every metric. tables: the score of each answer, one [S_m, P_m] per task with rows in the
+    order of seeds; None if a run did not store its answers. fingerprints: of all metrics, one per run; None if runs were
+    averaged. prompts: the digests of the prompts of each task, if recorded. run_seconds: training time of a run;
+    prompt_seconds: time to evaluate it on one more prompt; None: unknown.
     """
 
     label: str
@@ -72,17 +72,17 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class PairComparison(Serializable):
-    """What is known about a - b. verdict: of a against b, one of VERDICTS; words: the same as a sentence.
+    """The comparison of two variants, a - b. verdict: of a against b, one of VERDICTS; words: the verdict as a sentence.
 
-    over_prompts: the test, the interval and the numbers needed are over seeds and prompts (the crossed model), not over seeds on
-    these prompts alone; p_fixed: p over seeds on these prompts. question: what the verdict is about, the `mean` or the `chance`
-    that a run of a beats a run of b. num_prompts: of the first task. components: variance components, one a task.
-    halving: what would halve the interval; cheapest: which of seeds or prompts costs less. seed_correlation: of the scores of
-    shared seeds (3 or more). identical: every run of a equals the run of b with its seed in all metrics.
+    over_prompts: test, interval and needed numbers are over seeds and prompts (the crossed model), not only over seeds on
+    these prompts; p_fixed: p over seeds on these prompts. question: what the verdict is about, the `mean` or the `chance`
+    that a run of a beats a run of b. num_prompts: of the first task. components: variance components, one per task.
+    halving: what would halve the interval; cheapest: whether seeds or prompts cost less. seed_correlation: of the scores of
+    shared seeds (3 or more). identical: every run of a equals the run of b with the same seed in all metrics.
 
-    level: of all intervals here, each for itself. p_adjusted: Holm over all pairs of the comparison; null: no test was possible.
-    minimum_detectable_difference, seeds_needed: at 80 % power, at the level that the strictest step of Holm's rule asks;
-    seeds_needed is for a difference as large as the one observed; seeds_needed_at_most allows for an uncertain spread.
+    level: of each interval here, individually. p_adjusted: Holm over all pairs of the comparison; null: no test was possible.
+    minimum_detectable_difference, seeds_needed: at 80 % power, at the level of the strictest step of Holm's rule;
+    seeds_needed is for a difference as large as the observed one; seeds_needed_at_most allows for the uncertainty of the spread.
     """
 
     a: str
@@ -126,9 +126,9 @@ class PairComparison(Serializable):
 
 
 def compare_pair(a: Arm, b: Arm, choices: Choices, *, comparisons: int, rng: np.random.Generator) -> PairComparison:
-    """Everything about one pair but its verdict, which depends on the others (Holm).
+    """Everything about one pair except its verdict, which depends on the other pairs (Holm).
 
-    With prompts=random the verdict holds for other prompts too, where both arms have kept their answers. comparisons: all pairs.
+    With prompts=random the verdict also holds for other prompts, if both arms have stored answers. comparisons: number of pairs.
     """
     correlation, shared = _seed_correlation(a, b)
     level, margin, question = choices.level, choices.margin, choices.question
@@ -174,13 +174,13 @@ def compare_pair(a: Arm, b: Arm, choices: Choices, *, comparisons: int, rng: np.
 
 
 def _by_chance(a: Arm, b: Arm, result: TestResult, rng: np.random.Generator) -> tuple[TestResult, str, float | None]:
-    """The same with the p of the chance that a run of one beats a run of the other."""
+    """The result with the p of the chance that a run of one beats a run of the other."""
     reason = "the chance that a run of one beats a run of the other, over relabelled runs"
     return replace(result, name="Brunner and Munzel's test"), reason, chance_p(a.scores[0], b.scores[0], rng)
 
 
 def _effects(a: Arm, b: Arm, fixed: TestResult, choices: Choices) -> dict[str, Any]:
-    """How large the difference is, in standard deviations and as a chance, each with its interval."""
+    """The effect size in standard deviations and as a chance, each with its interval."""
     error = {"error": fixed.standard_error, "df": fixed.df} if choices.paired else {}
     sides = (b.scores, a.scores) if choices.is_lower_better else (a.scores, b.scores)
     return {
@@ -194,7 +194,7 @@ def _effects(a: Arm, b: Arm, fixed: TestResult, choices: Choices) -> dict[str, A
 def _share_prompts(a: Arm, b: Arm) -> bool:
     """Whether both have the answers of every run to the same prompts on each task.
 
-    Where a record holds no digest of its prompts, as many of them are taken to be the same.
+    Without recorded digests, equally many prompts are assumed to be the same.
     """
     if a.tables is None or b.tables is None or not same_digests(a, b):
         return False
@@ -202,7 +202,7 @@ def _share_prompts(a: Arm, b: Arm) -> bool:
 
 
 def same_digests(a: Arm, b: Arm) -> bool:
-    """Whether no two runs of these variants are known to have answered different prompts of one task."""
+    """False if two runs of these variants are known to have answered different prompts of one task."""
     return all(len(x | y) <= 1 for x, y in zip(a.prompts, b.prompts, strict=False))
 
 
@@ -214,7 +214,7 @@ def _over_prompts(
     a: Arm, b: Arm, fixed: TestResult, p_fixed: float | None, parts: Sequence[Components], choices: Choices, *,
     reason: str, rng: np.random.Generator,
 ) -> tuple[TestResult, str, float | None]:  # fmt: skip
-    """The crossed test. Where seeds are very unequal in number, a permutation test over seeds and prompts must agree with it."""
+    """The crossed test. If numbers of seeds are very unequal, a permutation test over seeds and prompts must agree with it."""
     result = crossed(a.tables or (), b.tables or (), level=choices.level, pairs=choices.paired)
     if result.p is None:
         return fixed, reason, p_fixed
@@ -233,7 +233,7 @@ def _components(a: Arm, b: Arm, *, is_paired: bool) -> tuple[Components, ...]:
 def _needed(
     a: Arm, b: Arm, result: TestResult, choices: Choices, *, alpha: float, parts: Sequence[Components] | None
 ) -> dict[str, Any]:
-    """What these runs could have shown, and the seeds and prompts that would show a difference of the observed size."""
+    """The detectable difference of these runs, and the seeds and prompts needed for a difference of the observed size."""
     found: dict[str, Any] = {
         "minimum_detectable_difference": detectable_difference(error=result.standard_error, df=result.df, alpha=alpha)
     }
@@ -251,7 +251,7 @@ def _needed(
 
 
 def _cheapest(a: Arm, b: Arm, halving: Halving) -> str | None:
-    """What halves the interval at least cost: `seeds` (whole runs) or `prompts` (evaluating the runs there are again)."""
+    """What halves the interval at the lowest cost: `seeds` (whole runs) or `prompts` (more evaluation of existing runs)."""
     if halving.seeds is None or halving.prompts is None:
         return "seeds" if halving.seeds is not None else "prompts" if halving.prompts is not None else None
     runs = [max(halving.seeds - arm.n, 0) * (arm.run_seconds or math.inf) for arm in (a, b)]
@@ -260,7 +260,7 @@ def _cheapest(a: Arm, b: Arm, halving: Halving) -> str | None:
 
 
 def _seed_correlation(a: Arm, b: Arm) -> tuple[float | None, int]:
-    """Correlation of the scores of shared seeds, within tasks, and how many there are; None below 3 or without spread."""
+    """Correlation of the scores of shared seeds, within tasks, and their number; None below 3 or without spread."""
     shared = min(len(set(x) & set(y)) for x, y in zip(a.seeds, b.seeds, strict=True))
     if shared < 3:
         return None, shared
@@ -271,7 +271,7 @@ def _seed_correlation(a: Arm, b: Arm) -> tuple[float | None, int]:
 
 
 def _identical(a: Arm, b: Arm) -> bool:
-    """Whether both ran the same seeds and every run of a equals that of b in all metrics."""
+    """Whether both ran the same seeds and every run of a equals the one of b in all metrics."""
     if not a.fingerprints or not b.fingerprints:
         return False
     sides = [
@@ -283,7 +283,7 @@ def _identical(a: Arm, b: Arm) -> bool:
 
 
 def _untested(a: Arm, b: Arm, choices: Choices) -> PairComparison:
-    """A pair with a single run in an arm: the difference, and nothing that would need a spread."""
+    """A pair with a single run in an arm: only the difference, without anything that needs a spread."""
     if min(a.n, b.n) == 0:
         raise EvidenceError(
             f"{a.label} and {b.label} share no seed, so there are no pairs; run them on the same seeds, or paired=false"
@@ -307,7 +307,7 @@ def _untested(a: Arm, b: Arm, choices: Choices) -> PairComparison:
 
 
 def common_seeds(a: Arm, b: Arm) -> tuple[Arm, Arm]:
-    """Both arms cut to the seeds that both ran, in the same order."""
+    """Both arms reduced to their common seeds, in the same order."""
     scores_a, scores_b, seeds = [], [], []
     for x, y, seeds_x, seeds_y in zip(a.scores, b.scores, a.seeds, b.seeds, strict=True):
         shared = sorted(set(seeds_x) & set(seeds_y))
@@ -320,7 +320,7 @@ def common_seeds(a: Arm, b: Arm) -> tuple[Arm, Arm]:
 
 
 def _cut(arm: Arm, kept: Sequence[Sequence[int]]) -> list[Array] | None:
-    """The rows of the tables that belong to the kept seeds, in their order."""
+    """The rows of the tables for the kept seeds, in order."""
     if arm.tables is None:
         return None
     return [
@@ -330,7 +330,7 @@ def _cut(arm: Arm, kept: Sequence[Sequence[int]]) -> list[Array] | None:
 
 
 def _test(a: Arm, b: Arm, choices: Choices, rng: np.random.Generator) -> tuple[TestResult, str, float | None]:
-    """The test, why this one, and its p. The choice depends on what was declared and on numbers of seeds, never on scores."""
+    """The test, the reason for it, and its p. The choice depends on declarations and numbers of seeds, never on scores."""
     result = (paired if choices.paired else welch)(a.scores, b.scores, level=choices.level)
     tasks = "" if len(a.scores) == 1 else f"; the mean over {len(a.scores)} tasks, spread taken within each"
     if any(x and y and not x & y for x, y in zip(a.prompts, b.prompts, strict=False)):
@@ -366,7 +366,7 @@ def _without_spread(
 
 
 def _seeds(a: Arm, b: Arm, result: TestResult, *, alpha: float, is_paired: bool, widen: float) -> int | None:
-    """Seeds that would find a difference as large as the observed one on these prompts; widen: times the spread."""
+    """The seeds needed for a difference as large as the observed one on these prompts; widen: factor of the spread."""
     if is_paired:
         spread = result.standard_error * math.sqrt(a.n) * widen
         return seeds_needed(result.difference, deviations=(spread, 0.0), alpha=alpha)

@@ -1,6 +1,6 @@
-"""The runs of a comparison: how they are found, what is refused, why, and what to run instead.
+"""Finds the runs of a comparison and refuses unfair comparisons, with the reason and what to run instead.
 
-Each kind that is refused can be allowed by name and is then shown.
+Each kind of problem can be allowed by name and is then shown as a caution.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Problem:
 
 
 def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Choices, keys: Sequence[str]) -> list[Problem]:
-    """Everything that makes the comparison unfair or empty, whether allowed or not. keys: what the labels tell apart."""
+    """Everything that makes the comparison unfair or empty, allowed or not. keys: the keys that labels distinguish."""
     found = [
         Problem("damaged", reason, "delete or restore the record, or leave it out")
         for reason in list(collected.unreadable.values())[:5]
@@ -53,7 +53,7 @@ def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Ch
 
 
 def _silent_variants(runs: Sequence[RunScore], metric: str) -> list[str]:
-    """Variants of which completed runs log other metrics, and none logs this one."""
+    """Variants whose completed runs log other metrics but not this one."""
     done: dict[str, list[RunScore]] = {}
     for run in runs:
         if run.record.status == "completed" and run.evaluated:
@@ -62,7 +62,7 @@ def _silent_variants(runs: Sequence[RunScore], metric: str) -> list[str]:
 
 
 def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
-    """Refuse a metric that no run was evaluated by, where they were evaluated by others."""
+    """Raise an error for a metric by which no run was evaluated, if runs were evaluated by others."""
     known = sorted({name for run in runs for name in run.evaluated if name.startswith("eval/") or name == metric})
     if known and metric not in known and all(run.score is None for run in runs):
         raise ConfigError(
@@ -71,7 +71,7 @@ def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
 
 
 def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> Iterator[Problem]:
-    """Variants of a single seed, which have no spread to judge by, and variants without any score."""
+    """Variants with a single seed, which have no spread, and variants without any score."""
     seeds_of: dict[str, dict[str, set[int]]] = {label: {} for label in labels}
     for run in counted:
         seeds_of[run.variant].setdefault(run.task, set()).add(run.seed)
@@ -87,9 +87,9 @@ def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> Iterator
 
 
 def more_seeds(runs: Sequence[RunScore], label: str, *, first: int = 0, on: RunScore | None = None) -> str:
-    """What runs a variant on ten seeds from `first` on: a command for each of its tasks.
+    """Commands that run a variant on ten seeds from `first` on, one per task.
 
-    on: a run whose task is named instead of the variant's.
+    on: a run whose task is used instead of the variant's.
     """
     seeds = f"'seed=range({first},{first + 10})'"
     mine = {run.task: run for run in reversed(runs) if run.variant == label}
@@ -103,7 +103,7 @@ def more_seeds(runs: Sequence[RunScore], label: str, *, first: int = 0, on: RunS
 
 
 def _words(run: RunScore, on: RunScore | None) -> list[str]:
-    """What makes a run again, with the task of `on` where there is one."""
+    """The words that run it again, with the task of `on` if given."""
     kept = words_again(run.record)
     if on is not None:
         kept = [override for override in kept if not _is_of_task(override)]
@@ -119,7 +119,7 @@ def _is_of_task(override: str) -> bool:
 
 
 def require_allowed(problems: Sequence[Problem], *, allow: Sequence[str]) -> list[Problem]:
-    """Raise EvidenceError with the problems that are not allowed; return those that are, to be shown as cautions."""
+    """Raise EvidenceError with the problems that are not allowed; return the allowed ones, to be shown as cautions."""
     refused = [problem for problem in problems if problem.kind not in allow]
     if not refused:
         return list(problems)
@@ -165,14 +165,14 @@ def _tasks(runs: Sequence[RunScore]) -> Iterator[Problem]:
 
 
 def _can_learn_on(runs: Sequence[RunScore], label: str, there: RunScore) -> bool:
-    """Whether an algorithm of this variant was evaluated on a task of this class: a task of rewards has no pairs, and so on."""
+    """Whether an algorithm of this variant was evaluated on a task of this class; a task of rewards has no pairs, for example."""
     of = {run.record.algorithm for run in runs if run.variant == label}
     alike = [run for run in runs if run.config.get("task._target_") == there.config.get("task._target_")]
     return any(run.evaluated and run.record.algorithm in of for run in alike)
 
 
 def _tasks_named(runs: Sequence[RunScore], tasks: Sequence[str]) -> str:
-    """What tells the tasks apart, shorter where it is their rewards alone."""
+    """The words that distinguish the tasks, shortened if only their rewards differ."""
     names = {run.record.task for run in runs}
     rewards = [task.removeprefix(f"{run.record.task} ") for task in tasks for run in runs[:1]]
     if len(names) == 1 and all(word.startswith(REWARDS_WORD) and " " not in word for word in rewards):
@@ -182,7 +182,7 @@ def _tasks_named(runs: Sequence[RunScore], tasks: Sequence[str]) -> str:
 
 
 def task_condition(runs: Sequence[RunScore], task: str) -> str:
-    """A `where` that holds for the runs on one task (as labelled) and for no other of these: `task=NAME and KEY=VALUE`."""
+    """A `where` that selects the runs on one task (as labelled) and no others of these: `task=NAME and KEY=VALUE`."""
     mine = next(run for run in runs if run.task == task)
     conditions = [f"task={_word(mine.record.task)}"]
     rest = [run.facts for run in runs if run.task != task and run.record.task == mine.record.task]
@@ -204,7 +204,7 @@ def task_condition(runs: Sequence[RunScore], task: str) -> str:
 
 
 def _word(value: object) -> str | None:
-    """A value as `where` reads it; None if it has no way to write it."""
+    """A value in the syntax of `where`; None if it cannot be written."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, (int, float)):
@@ -224,7 +224,7 @@ def _word(value: object) -> str | None:
 
 
 def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None) -> Iterator[Problem]:
-    """Unequal budgets, training or evaluation, that the grouping does not name; with `at` training budgets are equal."""
+    """Unequal training or evaluation budgets that the grouping does not name; with `at`, training budgets are equal."""
     for key in filter(_is_budget, dict.fromkeys(key for run in runs for key in run.config)):
         if key in declared or (at is not None and key in BUDGET):
             continue
@@ -238,7 +238,7 @@ def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None
 
 
 def _reached(runs: Sequence[RunScore], at: str | None) -> Iterator[Problem]:
-    """Runs that ended before the budget that scores are asked at, and runs that it leaves with step 0 alone."""
+    """Runs that ended before the budget at which scores are taken, and runs for which it leaves only step 0."""
     if at is None:
         return
     unit, _ = budget_of(at)
@@ -260,7 +260,7 @@ def _reached(runs: Sequence[RunScore], at: str | None) -> Iterator[Problem]:
 
 
 def declared_budgets(runs: Sequence[RunScore], declared: Sequence[str]) -> list[str]:
-    """Budget keys that `by` names and in which the runs differ: allowed, but to be said."""
+    """Budget keys named in `by` in which the runs differ: allowed, but reported."""
     return [key for key in declared if _is_budget(key) and len({str(run.config.get(key)) for run in runs}) > 1]
 
 
@@ -268,14 +268,14 @@ def _is_budget(key: str) -> bool:
     return key in BUDGET or (key.startswith("evaluation.") and key != "evaluation.num_shown")
 
 
-# Finds the runs to compare at or below paths and patterns, and reads their scores; names the records that cannot be read.
+# Finds the runs to compare at or below paths and patterns, and reads their scores; reports records that cannot be read.
 
 
 @dataclass(frozen=True)
 class Collected:
-    """All runs that were found. unreadable: path -> reason. skipped: records of other verbs.
+    """All runs found. unreadable: path -> reason. skipped: records of other verbs.
 
-    elsewhere: runs that failed on tasks on which nothing was evaluated, such as a file with another name for its column.
+    elsewhere: runs that failed on tasks on which nothing was evaluated, such as a file with a misspelt column name.
     """
 
     runs: tuple[RunScore, ...]
@@ -322,7 +322,7 @@ def collect(
         )
     runs = []
     trained = any(record.verb == "train" for record in found.values())
-    verb = "train" if trained else "evaluate"  # evaluations repeat runs: they are compared where there is nothing else
+    verb = "train" if trained else "evaluate"  # evaluations repeat runs: they are compared only if there is nothing else
     records = [(key, record) for key, record in found.items() if record.verb == verb]
     for key, record in sorted(records, key=lambda item: (item[1].started, item[0])):
         try:

@@ -1,4 +1,4 @@
-"""Cautions that run records give rise to: failures, budgets, repeats, cut metrics, other code, data and tasks, absent jobs."""
+"""Cautions about run records: failures, budgets, repeats, truncated metrics, different code, data and tasks, missing jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Caution(Serializable):
 
 
 def about_failures(runs: Sequence[RunScore], choices: Choices) -> Iterator[Caution]:
-    """Runs that failed or did not finish, and what they count as."""
+    """Runs that failed or did not finish, and how they are counted."""
     broken = [run for run in runs if run.state != "completed"]
     if not broken:
         return
@@ -42,7 +42,7 @@ def about_failures(runs: Sequence[RunScore], choices: Choices) -> Iterator[Cauti
 
 
 def about_budgets(grouping: Grouping, choices: Choices) -> Iterator[Caution]:
-    """Budgets that differ because they were declared to."""
+    """Budgets that differ by declaration."""
     keys = declared_budgets(grouping.runs, grouping.keys if choices.by is not None else ())
     if not keys:
         return
@@ -53,7 +53,7 @@ def about_budgets(grouping: Grouping, choices: Choices) -> Iterator[Caution]:
 def about_records(
     runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected, choices: Choices
 ) -> Iterator[Caution]:
-    """Repeated, cut and early ended runs, code that differs, jobs and records that are not in the comparison."""
+    """Repeated, truncated and early ended runs, different code, and jobs and records missing in the comparison."""
     if repeated:
         text = (
             f"{quantity(len(repeated), 'run')} with the variant, task and seed of a later one: only the later one counts: "
@@ -84,7 +84,7 @@ def about_records(
 
 
 def _data(runs: Sequence[RunScore]) -> Iterator[Caution]:
-    """Files that changed between runs that read them by one config."""
+    """Files that changed between runs with the same config."""
     contents: dict[str, set[str]] = {}
     for run in runs:
         settings = {key: value for key, value in run.config.items() if key.startswith("task.")}
@@ -100,7 +100,7 @@ def _data(runs: Sequence[RunScore]) -> Iterator[Caution]:
 
 
 def _planned(collected: Collected) -> Iterator[Caution]:
-    """Sweeps that planned more jobs than there are records: what never started may have failed for a reason."""
+    """Sweeps with fewer records than planned jobs: jobs may have failed for a reason before they started."""
     for directory in dict.fromkeys(run.record.directory.parent for run in collected.runs):
         jobs = len((read_plan(directory) or {"jobs": ()})["jobs"])
         known = sum(run.record.directory.parent == directory for run in collected.runs)
@@ -115,7 +115,7 @@ def _code(run: RunScore) -> object:
 
 
 def about_prompts(runs: Sequence[RunScore]) -> Iterator[Caution]:
-    """Tasks on which not all runs answered the same held-out prompts, by the digests in their records."""
+    """Tasks on which not all runs answered the same held-out prompts, by the recorded digests."""
     for task in dict.fromkeys(run.task for run in runs):
         known = [run for run in runs if run.task == task and run.prompts is not None]
         digests = list(dict.fromkeys(run.prompts for run in known))
@@ -133,7 +133,7 @@ def about_prompts(runs: Sequence[RunScore]) -> Iterator[Caution]:
 
 
 def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> Iterator[Caution]:
-    """Seeds that a variant ran more than once under different config hashes, although its configs look equal."""
+    """Seeds that a variant ran more than once with different config hashes, although its configs look equal."""
     repeated: dict[tuple[str, str, int], int] = {}
     for run in counted:
         key = (run.variant, run.task, run.seed)
@@ -154,7 +154,7 @@ def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> Ite
 
 
 def about_environments(runs: Sequence[RunScore]) -> Iterator[Caution]:
-    """What one variant ran on and another did not: torch, CPU, device, precision, threads, ranks."""
+    """Differences in environment between variants: torch, CPU, device, precision, threads, ranks."""
     seen: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         for name, value in _environment(run).items():
@@ -172,14 +172,14 @@ def about_environments(runs: Sequence[RunScore]) -> Iterator[Caution]:
 
 
 def _mixture(label: str, counts: Mapping[str, int]) -> str:
-    """A variant with the value of its runs; of unlike ones, how many runs had each."""
+    """A variant with the value of its runs; if they differ, with the number of runs for each value."""
     if len(counts) == 1:
         return f"{label} {next(iter(counts))}"
     return f"{label} {' and '.join(f'{one} in {count} of {sum(counts.values())} runs' for one, count in counts.items())}"
 
 
 def _environment(run: RunScore) -> dict[str, str]:
-    """Name -> value, of what a record says about where it ran."""
+    """Name -> value of the recorded facts about the environment of a run."""
     made = run.record.provenance
     packages, cpu = made.get("packages"), made.get("cpu")
     facts = {
@@ -200,14 +200,14 @@ def _named_device(name: Any) -> Any:
 
 
 def _ranks(run: RunScore) -> list[str]:
-    """How many processes trained the run, before and after each resume; one where the record is of before ranks."""
+    """How many processes trained the run, before and after each resume; one for records from before ranks existed."""
     resumes = [resume for resume in run.record.resumed if isinstance(resume, Mapping)]
     seen = [resume[name] for resume in resumes for name in ("ranks_before", "ranks") if name in resume]
     return [str(number) for number in (*seen, run.config.get("ranks", 1))]
 
 
 def about_tasks(tasks: Sequence[str], arms: Sequence[Arm], pairs: Sequence[PairComparison]) -> Iterator[Caution]:
-    """Tasks on which the order of two variants is opposite to the verdict, which is about the mean over tasks."""
+    """Tasks on which the order of two variants contradicts the verdict, which is about the mean over tasks."""
     by_label, found = {arm.label: arm for arm in arms}, []
     for pair in pairs:
         if len(tasks) < 2 or pair.verdict not in ("better", "worse"):

@@ -1,4 +1,4 @@
-"""What tells two runs apart: configs, code, versions and machine, and the first step at which their metrics part."""
+"""The differences of two runs: configs, code, versions and machine, and the first step at which their metrics differ."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rlx.record.files import each_metrics
 from rlx.record.run import RunRecord, find_run_directories, read_run
 
 MISSING = "(not there)"
-_TIMED = ("time/", "cost/peak_memory")  # what differs between equal runs
-_PLACES = ("output_dir", "hydra")  # keys that say where a run writes
+_TIMED = ("time/", "cost/peak_memory")  # metrics that differ even between equal runs
+_PLACES = ("output_dir", "hydra")  # keys for output paths
 
 
 @dataclass(frozen=True)
 class Parting(Serializable):
-    """Where the metrics of two runs part. step: of the first line in which they differ. values: metric -> (of a, of b) there."""
+    """Where the metrics of two runs first differ. step: of that line. values: metric -> (of a, of b) in that line."""
 
     step: int
     values: Mapping[str, tuple[Any, Any]]
@@ -30,7 +30,7 @@ class Parting(Serializable):
 class RunDifference(Serializable):
     """a, b: the directories. config, code, versions, results: name -> (of a, of b), only where they differ.
 
-    parting: None if all lines that both have agree bit for bit. lines: how many lines each logged.
+    parting: None if all common lines agree bit for bit. lines: the number of lines that each logged.
     """
 
     a: str
@@ -82,7 +82,7 @@ def _settings(record: RunRecord) -> dict[str, Any]:
 
 
 def _code(record: RunRecord) -> dict[str, Any]:
-    """rlx, the git commit, and the user's own source files."""
+    """rlx, the git commit, and the user's source files."""
     found = {f"rlx {key}": value for key, value in _mapping(record.provenance.get("rlx")).items()}
     found |= {f"git {key}": value for key, value in _mapping(record.provenance.get("git")).items()}
     for item in record.sources:
@@ -92,7 +92,7 @@ def _code(record: RunRecord) -> dict[str, Any]:
 
 
 def _versions(record: RunRecord) -> dict[str, Any]:
-    """Packages and machine, and what was read."""
+    """Packages, machine, and data files."""
     names = ("python", "platform", "host", "cpu", "environment", "device", "data")
     known = {name: record.provenance[name] for name in names if name in record.provenance}
     return leaves({**_mapping(record.provenance.get("packages")), **known, "threads": record.threads})
@@ -103,9 +103,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _parting(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> tuple[Parting | None, tuple[int, int]]:
-    """The first line in which two logs differ, among the steps that both have, and how many lines each has.
+    """The first line in which two logs differ, among common steps, and the number of lines of each.
 
-    The steps of a log rise, so both are read once, a line at a time.
+    The steps of a log increase, so both are read once, line by line.
     """
     left, right = _Log(a), _Log(b)
     parting = None
@@ -123,7 +123,7 @@ def _parting(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> 
 
 
 class _Log:
-    """The lines of a log, read one after the other. row: the present one, None at the end."""
+    """The lines of a log, read one by one. row: the current one, None at the end."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._rows: Iterator[Mapping[str, Any]] = iter(rows)
@@ -136,5 +136,5 @@ class _Log:
         self._count += self.row is not None
 
     def length(self) -> int:
-        """How many lines there are; reads the rest."""
+        """The number of lines; reads the rest."""
         return self._count + sum(1 for _ in self._rows)

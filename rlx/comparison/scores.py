@@ -1,4 +1,4 @@
-"""From run records to scores: one number a run, with what it cost and how sure it is. Reads records only."""
+"""From run records to scores: one number per run, with its cost and standard error. Reads only records."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from rlx.record.files import parse_lines, read_regular
 from rlx.record.provenance import NOT_HASHED
 from rlx.record.run import RunRecord
 
-# what answers.jsonl may hold
+# the keys of answers.jsonl
 ANSWERED = ("eval/score", "eval/accuracy", "eval/greedy_reward", "eval/pair_accuracy", "eval/log_likelihood")
-ROUNDING = 1e-5  # by which a score that somebody wrote out again may differ
-# what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
+ROUNDING = 1e-5  # largest deviation of a score that was rounded when rewritten
+# keys that cannot make one algorithm better than another: output paths, what is kept, micro-batch sizes
 NOT_COMPARED = NOT_HASHED | {"task", "seed", "threads", "micro_batch", "device", "experiment"}
 
 
 @dataclass(frozen=True)
 class RunScore(Serializable):
-    """One run as the comparison sees it.
+    """One run in a comparison.
 
     score: by the declared rule; None if the run has none. state: completed, failed, unfinished.
-    steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error over prompts.
-    fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt [P] at the evaluation that
-    the score is of; prompts: digest of these prompts, None in records of before; start, start_answers: score and answers before
-    training. evaluated: the names of the metrics of its evaluations. variant, task: set by `grouping.group`.
-    evaluation_seconds: of one evaluation; num_prompts: that it has.
-    short: with a budget, what a completed run spent in all that ended before it, in the budget's unit; None: it reached it.
+    steps, values: the learning curve [K]. step: the last evaluated one. prompt_error: standard error over prompts.
+    fingerprint: of all metrics, to recognise identical runs. answers: scores per prompt [P] at the evaluation of the score;
+    prompts: digest of these prompts, None in older records; start, start_answers: score and answers before training.
+    evaluated: the names of the metrics of its evaluations. variant, task: set by `grouping.group`.
+    evaluation_seconds: per evaluation; num_prompts: per evaluation.
+    short: the total spent by a completed run that ended before the budget, in the budget's unit; None: it reached the budget.
     """
 
     record: RunRecord
@@ -69,21 +69,21 @@ class RunScore(Serializable):
 
     @property
     def seed(self) -> int:
-        """Return the seed that the record names."""
+        """The recorded seed."""
         return self.record.seed
 
     @cached_property
     def compared(self) -> dict[str, Any]:
-        """The part of its config in which variants may differ; the task has its own place."""
+        """The part of its config in which variants may differ; the task is separate."""
         return {key: value for key, value in self.config.items() if _is_compared(key)}
 
     @property
     def stops_early(self) -> bool:
-        """Whether it ended before the steps that its config names."""
+        """Whether it ended before the number of steps in its config."""
         return self.step < number_or(self.config.get("num_steps"), 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """What comparison.json says about a run; its curve stands under its variant's."""
+        """The values for comparison.json; its curve is stored with its variant's."""
         kept = ("variant", "task", "seed", "state", "score", "start", "imputed", "step", "tokens", "seconds", "kl")
         names = (*kept, "prompt_error", "notes")
         record = self.record
@@ -92,7 +92,7 @@ class RunScore(Serializable):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `where` may ask about: the config's keys and the record's."""
+        """The facts for `where`: the keys of the config and the record."""
         names = ("algorithm", "task", "variant", "seed", "status", "id", "started")
         about = {name: getattr(self.record, name) for name in names}
         return {**self.config, **about, "score": self.score, "state": self.state, "steps": self.step}
@@ -106,7 +106,7 @@ def _is_compared(key: str) -> bool:
 def read_score(
     record: RunRecord, *, metric: str, score: str, lower_is_better: bool = False, at: tuple[str, float] | None = None
 ) -> RunScore:
-    """What a run's record says about its score.
+    """Read a run's score and related facts from its record.
 
     at: unit (tokens, seconds, steps) and amount of a budget; the score is then that of the last evaluation within it.
     Raises DataError if the files of the record are damaged, or contradict each other.
@@ -168,19 +168,19 @@ class _Curve:
 
     @property
     def end(self) -> int:
-        """The last step that was evaluated; 0 where none was."""
+        """The last evaluated step; 0 if there is none."""
         return int(self.steps[-1]) if len(self.steps) else 0
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """Which evaluation a score is of. score: last or best. lower: whether the lowest is the best."""
+    """The rule that selects the evaluation of a score. score: last or best. lower: whether the lowest is the best."""
 
     score: str
     lower: bool
 
     def value(self, curve: _Curve, stated: Any = None) -> float | None:
-        """The score. stated: the value at the run's end by run.json, for which metrics that were cut do not speak."""
+        """The score. stated: the value at the run's end in run.json, used if the metrics are truncated."""
         last = float(stated) if is_number(stated) else float(curve.values[-1]) if len(curve.values) else None
         if self.score == "last":
             return last
@@ -188,16 +188,16 @@ class _Rule:
         return float((min if self.lower else max)(candidates)) if candidates else None
 
     def step_of(self, value: float | None, curve: _Curve) -> int:
-        """The step of the evaluation that a score is of."""
+        """The step of the evaluation of a score."""
         is_there = curve.values == value
         return int(curve.steps[int(np.argmax(is_there))]) if self.score == "best" and is_there.any() else curve.end
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How a run ended, or where it stood when a budget was spent. reached: its last step. is_empty: it has no score at all.
+    """The state of a run at its end, or when a budget was spent. reached: its last step. is_empty: it has no score at all.
 
-    tokens, seconds: what that cost. short: what the whole run spent where it ended before the budget, in the budget's unit.
+    tokens, seconds: the cost up to there. short: the total cost if the run ended before the budget, in the budget's unit.
     """
 
     value: float | None
@@ -217,12 +217,12 @@ def _metadata(record: RunRecord) -> Mapping[str, Any]:
 
 
 def _stated(record: RunRecord, metric: str) -> Any:
-    """A metric at the run's end, by run.json."""
+    """A metric at the run's end, from run.json."""
     return None if record.result is None else record.result.performance_metrics.get(metric)
 
 
 def _at_the_end(record: RunRecord, curve: _Curve, rule: _Rule, state: str, *, stated: Any, ended: Any) -> _Outcome:
-    """The whole run."""
+    """The outcome of the whole run."""
     metadata = _metadata(record)
     tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
     is_cut = is_number(ended) and (len(curve.steps) == 0 or curve.end < ended)
@@ -239,7 +239,7 @@ def _at_the_end(record: RunRecord, curve: _Curve, rule: _Rule, state: str, *, st
 
 
 def _within(at: tuple[str, float], curve: _Curve, rule: _Rule, state: str, spent: Mapping[str, tuple[Array, Array]]) -> _Outcome:
-    """The run as far as a budget goes."""
+    """The outcome of the run within a budget."""
     unit, amount = at
     if unit == "steps":
         costs, end = curve.steps.astype(float), float(curve.end)
@@ -264,7 +264,7 @@ def _within(at: tuple[str, float], curve: _Curve, rule: _Rule, state: str, spent
 
 
 def _contradiction(record: RunRecord, metric: str, curve: _Curve, *, stated: Any, ended: Any) -> str | None:
-    """What two places of a record say differently, in words. stated, ended: score and last step by run.json."""
+    """A contradiction between two parts of a record, as text. stated, ended: score and last step in run.json."""
     trained = record.config.get("seed")
     if record.verb == "train" and is_number(trained) and trained != record.seed:
         return f"seed is {record.seed} in run.json, and {trained} in its config"
@@ -282,7 +282,7 @@ def _contradiction(record: RunRecord, metric: str, curve: _Curve, *, stated: Any
 
 
 def _checked_state(outcome: _Outcome, config: Mapping[str, Any], *, metric: str, whole: bool) -> tuple[str, tuple[str, ...]]:
-    """The state of a run that says completed, and a note where that is not so. whole: no budget cuts it."""
+    """The state of a run recorded as completed, and a note if that is wrong. whole: not limited by a budget."""
     if outcome.value is None and outcome.is_empty:
         return "unfinished", (f"says completed, but holds no {metric}",)
     if outcome.value is None or not is_usable(outcome.value):
@@ -293,14 +293,14 @@ def _checked_state(outcome: _Outcome, config: Mapping[str, Any], *, metric: str,
 
 
 def _spent(spent: Mapping[str, tuple[Array, Array]], unit: str, steps: Array) -> float | None:
-    """What had been spent after the last of these steps."""
+    """The amount spent after the last of these steps."""
     known, amounts = spent[unit]
     within = amounts[known <= steps[-1]] if len(steps) and len(known) else amounts[:0]
     return float(within[-1]) if len(within) else None
 
 
 def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:
-    """Standard error over prompts: as recorded, or that of a share of so many prompts."""
+    """Standard error over prompts: as recorded, or that of a proportion over this many prompts."""
     for name in (f"{metric}_standard_error", f"{metric}_se"):
         if is_number(row.get(name)):
             return float(row[name])
@@ -328,9 +328,9 @@ _STEP = re.compile(rb'\{"step": (-?\d+),')
 def _answers(
     record: RunRecord, metric: str, scores: Mapping[int, float | None]
 ) -> tuple[dict[int, Array], dict[int, str | None]]:
-    """Step -> scores per prompt [P] out of answers.jsonl, for the steps asked; left out where their mean is not the score.
+    """Step -> scores per prompt [P] from answers.jsonl, for the given steps; left out if their mean is not the score.
 
-    A line holds `step` and `score`, one number a prompt, and `prompts`, a digest of them, which comes second: step -> digest.
+    A line contains `step`, `score` with one number per prompt, and `prompts`, their digest, returned second: step -> digest.
     Lines of other steps are not parsed.
     """
     if metric not in ANSWERED:
@@ -364,15 +364,15 @@ def _answers(
 
 
 def same_prompts(runs: Iterable[RunScore]) -> bool:
-    """Whether no two runs are known to have answered different prompts: records of before do not tell which they were."""
+    """False if two runs are known to have answered different prompts; older records do not show their prompts."""
     return len({run.prompts for run in runs} - {None}) <= 1
 
 
 def count_failures(runs: Sequence[RunScore], *, failed: str, lower_is_better: bool = False) -> list[RunScore]:
-    """Runs with a score. Those that failed or did not finish get the worst one of their task (`worst`) or drop out (`exclude`).
+    """Runs with a score. Failed or unfinished ones get the worst score of their task (`worst`) or are dropped (`exclude`).
 
-    The worst one that any run on the task had at any evaluation, the one before training included: the lowest, or the highest
-    where lower is better.
+    The worst score is over all runs on the task and all evaluations, including the one before training: the lowest, or the
+    highest if lower is better.
     """
     worse = max if lower_is_better else min
     worst: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The values of a comparison: which values of a record are numbers, and how all of them are written as JSON."""
+"""The values of a comparison: conversion to JSON, and checks for usable numbers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 
 
 class Serializable:
-    """Base of the dataclasses that comparison.json is made of."""
+    """Base of the dataclasses in comparison.json."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Field -> plain value, as it stands in comparison.json; what is not a finite number is null."""
+        """Field -> plain value, as in comparison.json; non-finite numbers are null."""
         return {item.name: to_plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses, arrays and tuples as JSON's types; numbers that are not finite as null."""
+    """Dataclasses, arrays and tuples as JSON types; non-finite numbers as null."""
     kind = type(value)
-    if kind is float:  # most values of a large comparison are of these kinds
+    if kind is float:  # the most frequent types in a large comparison come first
         return value if math.isfinite(value) else None
     if value is None or kind in (int, str, bool):
         return value
@@ -46,21 +46,21 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-# Which values of a record are numbers that statistics can use.
+# Values of a record that statistics can use.
 
 
 def is_usable(value: float) -> bool:
-    """Whether statistics can use a number: it is finite, and so is its square."""
+    """Whether statistics can use a number: it and its square are finite."""
     return math.isfinite(value) and abs(value) < 1e100
 
 
 def usable(value: float) -> float:
-    """The value; NaN where statistics cannot use it."""
+    """The value; NaN if statistics cannot use it."""
     return float(value) if is_usable(value) else math.nan
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a number: no boolean, and no integer beyond 64 bits."""
+    """Whether a value is a number; booleans and integers beyond 64 bits are not."""
     if type(value) is float:
         return True
     if isinstance(value, int):
@@ -69,7 +69,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def number_or(value: Any, otherwise: float) -> float:
-    """The value; `otherwise` where it is not a number."""
+    """The value; `otherwise` if it is not a number."""
     return float(value) if is_number(value) else otherwise
 
 

@@ -16,9 +16,9 @@ from rlx.comparison.statistics.interval import Array, iqm, iqm_interval
 from rlx.errors import DataError
 from rlx.record.files import each_metrics
 
-_KEPT = 8192  # numbers of one metric of a run; even. A figure has a few hundred points
-OVER = ("step", "tokens", "seconds")  # what a curve is drawn over
-_FIRST = (  # what people look at first; the others follow by name
+_KEPT = 8192  # values kept per metric of a run; must be even. A figure has a few hundred points
+OVER = ("step", "tokens", "seconds")  # the possible x axes of a curve
+_FIRST = (  # the metrics shown first; the others follow by name
     *("train/loss", "eval/kl", "train/kl", "eval/entropy", "train/entropy", "train/reward_mean", "eval/reward"),
     *("eval/completion_length", "train/completion_length", "train/clip_fraction_low", "train/clip_fraction_high"),
     *("train/margin", "train/accuracy", "train/grad_norm"),
@@ -27,8 +27,8 @@ _FIRST = (  # what people look at first; the others follow by name
 
 @dataclass(frozen=True)
 class RunLog:
-    """What one run logged. positions: for each of OVER, the value at each line that is kept [K] (tokens sampled and trained,
-    seconds of training without evaluations); metrics: name -> (places in positions, values)."""
+    """The log of one run. positions: for each of OVER, the value at each kept line [K] (tokens sampled and trained, seconds of
+    training without evaluations); metrics: name -> (indices into positions, values)."""
 
     run: RunScore
     positions: dict[str, Array]
@@ -42,7 +42,7 @@ class RunLog:
 
 @dataclass(frozen=True)
 class MetricCurve:
-    """A metric of one variant on a common grid [K]. mean, low, high [K]: over completed runs, NaN where one of them has ended.
+    """A metric of one variant on a common grid [K]. mean, low, high [K]: over completed runs, NaN once one of them has ended.
 
     runs: (seed, values [K]), NaN outside of a run's own range.
     """
@@ -58,7 +58,7 @@ class MetricCurve:
 
 
 def read_logs(runs: Iterable[RunScore]) -> list[RunLog]:
-    """What the runs logged; runs whose metrics cannot be read are left out, for they have no curve to show."""
+    """The logs of the runs; runs whose metrics cannot be read are left out."""
     logs = []
     for run in runs:
         try:
@@ -69,16 +69,16 @@ def read_logs(runs: Iterable[RunScore]) -> list[RunLog]:
 
 
 class _Column:
-    """The values of one metric in at most `_KEPT` numbers: when they are full, neighbours are merged into their mean."""
+    """The values of one metric in at most `_KEPT` numbers: when full, neighbours are merged into their mean."""
 
     def __init__(self) -> None:
         self.lines, self.values = array("q"), array("d")
-        self._size = 1  # values that one number stands for
-        self._begin, self._total, self._count = 0, 0.0, 0  # of the block that is not full yet
+        self._size = 1  # values merged into one number
+        self._begin, self._total, self._count = 0, 0.0, 0  # of the incomplete block
         self._last = (0, 0.0)
 
     def add(self, line: int, value: float) -> None:
-        """One more value, which stands in this line."""
+        """Add a value, logged in this line."""
         if self._count == 0:
             self._begin = line
         self._total, self._count, self._last = self._total + value, self._count + 1, (line, value)
@@ -90,7 +90,7 @@ class _Column:
             self.lines, self.values, self._size = self.lines[::2], array("d", pairs.tolist()), self._size * 2
 
     def arrays(self) -> tuple[Array, Array]:
-        """Lines and values [K]. Of merged ones the line is that of the first; the last value stands for itself."""
+        """Lines and values [K]. Merged values have the line of the first; the last value is not merged."""
         if self._count > 0:
             self._end_block()
         if self.lines[-1] != self._last[0]:
@@ -105,7 +105,7 @@ class _Column:
 
 
 def _read_log(run: RunScore) -> RunLog:
-    """Reads the metrics of a run a line after the other. Of a metric with many values means of neighbours are kept."""
+    """Read the metrics of a run line by line. For a metric with many values, means of neighbours are kept."""
     columns: dict[str, _Column] = {}
     tokens = seconds = 0.0
     steps, spent, passed = array("d"), array("d"), array("d")
@@ -126,7 +126,7 @@ def _read_log(run: RunScore) -> RunLog:
 
 
 def metrics_to_draw(logs: Sequence[RunLog]) -> list[str]:
-    """The metrics that are drawn, the most important first: not those that never change, nor those that repeat another."""
+    """The metrics to draw, the most important first, without constant ones and duplicates."""
     names = list(dict.fromkeys(name for log in logs for name in log.metrics))
     names.sort(key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     kept: list[str] = []
@@ -143,7 +143,7 @@ def metrics_to_draw(logs: Sequence[RunLog]) -> list[str]:
 
 
 def has_positions(logs: Sequence[RunLog], over: str) -> bool:
-    """Whether the runs say where they were: records of before may hold no tokens or times."""
+    """Whether the runs recorded these positions; older records may lack tokens or times."""
     return any(len(log.positions[over]) and float(np.max(log.positions[over])) > 0 for log in logs)
 
 
@@ -160,7 +160,7 @@ def metric_curves(logs: Sequence[RunLog], metric: str, over: str, *, points: int
         whole = np.array([log.run.state == "completed" for log in mine])
         used = rows[whole] if whole.any() else rows
         mean, low, high = band(used, level=level)
-        ended = ~np.isfinite(used).all(axis=0)  # the mean of those left would jump where others end
+        ended = ~np.isfinite(used).all(axis=0)  # the mean of the remaining runs would jump where others end
         for part in (mean, low, high):
             part[ended] = np.nan
         runs = tuple((log.run.seed, row) for log, row in zip(mine, rows, strict=True))
@@ -181,7 +181,7 @@ def iqm_curves(
 ) -> list[MetricCurve]:
     """Sample efficiency: the interquartile mean over runs and tasks of each variant's score, with its interval, on one grid.
 
-    Runs are resampled within each task; with one task the interval is that of the table. Nothing below two seeds of a task.
+    Runs are resampled within each task; with one task the interval is that of the table. Empty below two seeds per task.
     """
     logs = [log for log in logs if log.run.state == "completed" and metric in log.metrics]
     found = {id(log): log.curve(metric, over) for log in logs}
@@ -208,19 +208,19 @@ def iqm_curves(
 
 
 def _grid(positions: Sequence[Array], points: int) -> Array:
-    """All positions where there are few, else `points` from the first to the last."""
+    """All positions if there are few, else `points` from the first to the last."""
     every = np.unique(np.concatenate(positions)) if positions else np.zeros(0)
     return every if len(every) <= points else np.linspace(every[0], every[-1], points)
 
 
 def resampled(xs: Array, ys: Array, grid: Array) -> Array:
-    """A curve at the points of a grid [K], NaN outside of its range: means around each point where it has many more points
-    than the grid, else interpolated."""
+    """A curve at the points of a grid [K], NaN outside of its range: means around each point if it has many more points than
+    the grid, else interpolated."""
     if len(grid) > 1 and len(xs) > 1.5 * len(grid):
         edges = (grid[1:] + grid[:-1]) / 2
         bins = np.searchsorted(edges, xs)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # an empty bin is NaN, and filled below
+            warnings.simplefilter("ignore", RuntimeWarning)  # empty bins are NaN, and filled below
             means = np.bincount(bins, ys, len(grid)) / np.bincount(bins, minlength=len(grid))
         known = np.isfinite(means)
         xs, ys = grid[known], means[known]

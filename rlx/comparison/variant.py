@@ -1,4 +1,4 @@
-"""One variant by itself: its scores over seeds, aggregates with intervals, gain over no training, collapses, and costs."""
+"""One variant: its scores over seeds, aggregates with intervals, gain over no training, collapses, and costs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ UNTRAINED = "untrained (step 0)"
 
 @dataclass(frozen=True)
 class Variant(Serializable):
-    """A row of the table. Means of costs are over completed runs; null where the records do not say.
+    """A row of the table. Means of costs are over completed runs; null if not recorded.
 
-    scores: one a seed and task, in the order of seeds; a seed's runs of several configs are averaged. failed: runs that failed or
-    did not finish. interval: of the mean over seeds, on these prompts; null for one seed. evaluation_error: standard error over
-    prompts within a run. Runs that answer the same prompts share most of it, so it is not part of what seeds differ by.
-    optimality_gap: over several tasks only. gain: mean difference to the same runs before training (step 0), with its interval
-    over seeds, and over prompts where `gain_over_prompts`. collapsed: runs that failed, or ended below `collapse` (null: worse
-    than before training); collapse_interval: exact interval of the chance of that.
+    scores: one per seed and task, in the order of seeds; a seed's runs of several configs are averaged. failed: runs that failed
+    or did not finish. interval: of the mean over seeds, on these prompts; null for one seed. evaluation_error: standard error
+    over prompts within a run; runs that answer the same prompts share most of it, so it is not part of the spread over seeds.
+    optimality_gap: only with several tasks. gain: mean difference to the same runs before training (step 0), with its interval
+    over seeds, and over prompts if `gain_over_prompts`. collapsed: runs that failed, or ended below `collapse` (null: worse
+    than before training); collapse_interval: exact interval of the probability of that.
     """
 
     label: str
@@ -68,7 +68,7 @@ class Variant(Serializable):
 
 
 def arm_of(label: str, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm:
-    """A variant's scores and answers per task, a row a seed: a seed's runs of several configs are averaged, for they are no
+    """A variant's scores and answers per task, one row per seed; a seed's runs of several configs are averaged, as they are not
     further seeds."""
     scores, seeds, tables, prints = [], [], [], []
     known: list[int] = []
@@ -101,10 +101,10 @@ def arm_of(label: str, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm
 
 
 def _table(rows: Sequence[Sequence[RunScore]], scores: Array, *, start: bool) -> Array | None:
-    """Scores per answer [S, P]; None if a run has not kept them, or kept those of other numbers of prompts.
+    """Scores per answer [S, P]; None if a run did not store them, or has a different number of prompts.
 
-    A run whose score is imputed counts as answering like the others of its variant, worse throughout: that adds to the spread
-    over seeds and to nothing else. start: the answers before training.
+    A run with an imputed score gets the answers of the others of its variant, shifted down, which adds only to the spread over
+    seeds. start: use the answers before training.
     """
     found: list[Array | None] = []
     for runs in rows:
@@ -117,7 +117,7 @@ def _table(rows: Sequence[Sequence[RunScore]], scores: Array, *, start: bool) ->
         else:
             found.append(np.mean(given, axis=0))
     whole = [row for row in found if row is not None]
-    if not whole or len({len(row) for row in whole}) != 1 or len(whole[0]) < 2:  # one prompt tells nothing about others
+    if not whole or len({len(row) for row in whole}) != 1 or len(whole[0]) < 2:  # one prompt shows no spread over prompts
         return None
     typical = np.mean(whole, axis=0)
     level = float(typical.mean())
@@ -153,7 +153,7 @@ def add_gain(variant: Variant, arm: Arm, before: Arm | None, choices: Choices) -
 
 
 def add_collapses(variant: Variant, runs: Sequence[RunScore], choices: Choices) -> Variant:
-    """The variant with the number of its runs that collapsed, and the exact interval of the chance of that."""
+    """The variant with the number of collapsed runs, and the exact interval of the probability of collapse."""
     sign = -1 if choices.is_lower_better else 1
     count = known = 0
     for run in runs:
@@ -174,7 +174,7 @@ def summarise(
     choices: Choices,
     rng: np.random.Generator,
 ) -> Variant:
-    """The row of one variant. runs: all of its runs; counted: those with a score, imputed ones among them."""
+    """The row of one variant. runs: all of its runs; counted: those with a score, including imputed ones."""
     sign, level, target = -1 if choices.is_lower_better else 1, choices.level, choices.target
     everything = np.concatenate(list(arm.scores))
     several, enough = len(arm.scores) > 1, arm.n >= 2
@@ -221,7 +221,7 @@ def _iqm_interval(arm: Arm, *, level: float, rng: np.random.Generator, num_resam
 
 
 def _spread(arm: Arm) -> float:
-    """Standard deviation over seeds; over several tasks, the root mean square of the tasks'. NaN for one seed."""
+    """Standard deviation over seeds; with several tasks, the root mean square of the tasks'. NaN for one seed."""
     if arm.n < 2:
         return math.nan
     return math.sqrt(float(np.mean([deviation(scores) ** 2 for scores in arm.scores])))

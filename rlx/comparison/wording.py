@@ -1,4 +1,4 @@
-"""Verdicts as sentences: what was found, how sure it is, and what would settle it."""
+"""Verdicts as sentences: the result, its certainty, and what would settle it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERDICTS = ("better", "worse", "equivalent", "inconclusive", "exploratory")
 
 
 def score_text(value: float | None, *, signed: bool = False) -> str:
-    """A score, difference or effect in three decimals, more where it is small, fewer where it is large."""
+    """A score, difference or effect with three decimals, more if it is small, fewer if it is large."""
     if value is None or value != value:
         return "-"
     size = abs(value)
@@ -38,7 +38,7 @@ def quantity(number: int, noun: str) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """Write an interval as `[low, high]`, with signs."""
+    """An interval as `[low, high]`, with signs."""
     return f"[{score_text(low, signed=True)}, {score_text(high, signed=True)}]"
 
 
@@ -80,9 +80,9 @@ def verdict_sentence(pair: PairComparison) -> str:
 
 
 def merged(pairs: Sequence[PairComparison]) -> list[list[PairComparison]]:
-    """The pairs, those together between which there is nothing to tell: identical runs, or scores without any spread.
+    """The pairs, with indistinguishable ones merged: identical runs, or scores without any spread.
 
-    Three variants or more are together where each of their pairs is so; every other pair is alone.
+    Three or more variants are merged if all of their pairs are indistinguishable; every other pair stays separate.
     """
     found: list[list[PairComparison]] = []
     together: dict[tuple[str, str], list[PairComparison]] = {}
@@ -99,7 +99,7 @@ def merged(pairs: Sequence[PairComparison]) -> list[list[PairComparison]]:
 
 
 def verdict_lines(pairs: Sequence[PairComparison]) -> list[tuple[str, str]]:
-    """(words, verdict) of each pair, or of several between which there is nothing to tell."""
+    """(words, verdict) of each pair, or of several merged ones."""
     return [(_group_words(group), group[0].verdict) for group in merged(pairs)]
 
 
@@ -113,14 +113,14 @@ def _group_words(group: Sequence[PairComparison]) -> str:
 
 
 def scope(pair: PairComparison) -> str:
-    """What a verdict holds for: other seeds and other prompts, or other seeds on these prompts."""
+    """The scope of a verdict: other seeds and other prompts, or other seeds on these prompts."""
     if pair.over_prompts:
         return "over seeds and prompts"
     return f"on these {pair.num_prompts} prompts" if pair.num_prompts else "on these prompts"
 
 
 def halving_sentence(pair: PairComparison) -> str:
-    """More seeds or more prompts? What halves the interval of the difference, and which costs less. Empty if not known."""
+    """What halves the interval of the difference, more seeds or more prompts, and which costs less; "" if unknown."""
     halving = pair.halving
     if halving is None or pair.num_prompts is None or not pair.components:
         return ""
@@ -142,7 +142,7 @@ def halving_sentence(pair: PairComparison) -> str:
     known = ((halving.seeds, min(pair.n_a, pair.n_b)), (halving.prompts, pair.num_prompts))
     alone_times = min(needed / there for needed, there in known if needed is not None)
     num_alone = len(ways)
-    if halving.factor is not None and 2 * halving.factor < alone_times:  # that many of one alone cost more
+    if halving.factor is not None and 2 * halving.factor < alone_times:  # increasing only one of them would cost more
         ways.append(f"{halving.factor:g} times both")
     alone = {(True, False): " More prompts alone do not.", (False, True): " More seeds alone do not."}
     missing = alone.get((halving.seeds is not None, halving.prompts is not None), "")
@@ -184,7 +184,7 @@ def _prospect(pair: PairComparison) -> str:
 
 
 def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> str:
-    """What all verdicts come to, for somebody who has to choose one."""
+    """The conclusion from all verdicts, for choosing a variant."""
     if len(variants) < 2:
         return (
             f"There is one variant, {variants[0].label}: nothing to compare it with."
@@ -205,7 +205,7 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> 
     if others and len(sides["better"]) == others:
         scope = "all others" if others == len(variants) - 1 > 1 else join_names(sides["better"])
         return f"{first} is the best: it is better than {scope}."
-    if sides["worse"]:  # as question=chance may say of means
+    if sides["worse"]:  # possible for the best mean with question=chance
         won = [pair.a if pair.verdict == "better" else pair.b for pair in pairs if pair.verdict in ("better", "worse")]
         winner = next((label for label in dict.fromkeys(won) if won.count(label) == len(variants) - 1), None)
         if winner is not None:
@@ -229,7 +229,7 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> 
 
 
 def join_names(names: Sequence[str], *, most: int = 6) -> str:
-    """Names in a row, each once: `a, b and c`; of many, the number of those left out."""
+    """Unique names as a list: `a, b and c`; if there are many, with the number of those left out."""
     names = list(dict.fromkeys(names))
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"

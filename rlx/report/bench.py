@@ -1,4 +1,4 @@
-"""What `rlx bench` shows: a table with a column an algorithm, and the same as a plot. Renders, computes nothing."""
+"""Output of `rlx bench`: a table with one column per algorithm, and a plot. Only renders."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PHASES = ("draw", "forward", "backward", "step", "other")
 
 
 def bench_lines(result: Mapping[str, Any]) -> list[str]:
-    """The table as lines: median over the rounds, smallest and largest in brackets."""
+    """The table as lines: median over the rounds, with smallest and largest in brackets."""
     budget, machine = result["budget"], result["machine"]
     names = list(result["algorithms"])
     summaries = [result["algorithms"][name]["summary"] for name in names]
     rows: list[list[str]] = []
     for label, key, scale in ROWS:
-        if not any(key in summary for summary in summaries):  # of several ranks
+        if not any(key in summary for summary in summaries):  # only measured with several ranks
             continue
         shown = label.format(tokens=significant(budget["tokens"]), seconds=significant(budget["seconds"]))
         rows.append([shown, *(spread_text(summary[key], scale) for summary in summaries)])
@@ -47,12 +47,12 @@ def bench_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _column(place: int, heading: str) -> Column:
-    """The first to the left, the others to the right."""
+    """The column's alignment: the first to the left, the others to the right."""
     return Column(heading, lambda row: row[place], lambda row: row[place], is_text=place == 0)
 
 
 def spread_text(spread: Mapping[str, Any], scale: float = 1.0) -> str:
-    """`median [smallest, largest]`; `-` where a round did not get there, and no brackets where all rounds agree."""
+    """`median [smallest, largest]`; `-` if a round has no value, and no brackets if all rounds agree."""
     if spread["median"] is None:
         return "-"
     median, low, high = (significant(spread[key] * scale) for key in ("median", "low", "high"))
@@ -60,7 +60,7 @@ def spread_text(spread: Mapping[str, Any], scale: float = 1.0) -> str:
 
 
 def write_plot(result: Mapping[str, Any], path: Path) -> None:
-    """Time a step by phase, tokens a second with their spread, and the scores, side by side."""
+    """Time per step by phase, tokens per second with their spread, and the scores, side by side."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -88,7 +88,7 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _bars(axes: Any, labels: Sequence[str], spreads: Sequence[Mapping[str, Any]], colour: str) -> None:
-    """Medians as bars, with the smallest and the largest as whiskers; nothing if there is none."""
+    """Medians as bars, with the smallest and the largest as whiskers; nothing if there are none."""
     for label, spread in zip(labels, spreads, strict=True):
         median = spread["median"]
         if median is None:

@@ -1,6 +1,6 @@
-"""The card of a loss: formula, paper, hyperparameters in force, and the conventions that other systems choose differently.
+"""The card of a loss: formula, paper, current hyperparameters, and conventions that differ between systems.
 
-All of it is read from the docstrings and fields of the loss, so there is one place to write it.
+All of it is read from the docstrings and fields of the loss, so that it is written in one place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENTRY = re.compile(r"^([A-Za-z_]+)(?: \(class variable\))?: (.*)$")
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """name: dotted, below the loss. meaning: what it does. allowed: its range in words, empty if there is none."""
+    """name: dotted, below the loss. meaning: what it does. allowed: its range as text, "" if there is none."""
 
     name: str
     value: Any
@@ -32,12 +32,12 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class Card:
-    """What a reader needs to check a loss against its paper.
+    """The information needed to check a loss against its paper.
 
-    heading: what its YAML says of it, where that names a paper that the formula does not: a preset, say.
-    addition: what is added to the formula, in words. parts: the cards of the losses of a mixture, by name; empty otherwise.
-    needs_reference: None of what never has one.
-    requires: optional inputs that it reads. state: what it keeps over updates, each in words.
+    heading: the comment of its YAML, if it names a paper that the formula does not, as for a preset.
+    addition: a description of what is added to the formula. parts: the cards of the losses in a mixture, by name; else empty.
+    needs_reference: None if it can never have one.
+    requires: optional inputs that it reads. state: descriptions of the values that it keeps over updates.
     source: file and line of the formula.
     """
 
@@ -92,7 +92,7 @@ class Card:
 def card_of(loss: Any, *, name: str | None = None, heading: str = "") -> Card:
     """The card of an instantiated loss, advantage or value loss; `name` and `heading` are those of its YAML.
 
-    Of a class with a formula, the class says what it is; of a function, its docstring does below the first line, the formula.
+    For a class with a formula the summary is the class's; for a function it follows the first docstring line, the formula.
     """
     kind = type(loss)
     formula = getattr(kind, "formula", None)
@@ -128,7 +128,7 @@ def card_of(loss: Any, *, name: str | None = None, heading: str = "") -> Card:
 def _entries(doc: str) -> dict[str, list[str]]:
     """A docstring's first paragraph as `summary`, the text below it as `prose`, and each `name: text`.
 
-    Indented lines go on with the entry above.
+    Indented lines continue the entry above.
     """
     head, _, body = doc.partition("\n\n")
     entries: dict[str, list[str]] = {"summary": [" ".join(head.split()).rstrip(".")]}
@@ -150,7 +150,7 @@ def _entries(doc: str) -> dict[str, list[str]]:
 
 
 def _returned(formula: Any) -> str:
-    """What a function without a docstring returns, as its source has it."""
+    """The source of the returned expression, for a function without a docstring."""
     body = ast.parse(inspect.cleandoc(inspect.getsource(formula))).body[0]
     found = [ast.unparse(node.value) for node in ast.walk(body) if isinstance(node, ast.Return) and node.value is not None]
     return found[-1] if found else ""
@@ -173,7 +173,7 @@ def _addition(loss: Any) -> str:
 
 
 def _weights(loss: Any) -> str:
-    """What the docstring of the weights says, in short."""
+    """The first sentence about the weights in a docstring."""
     weighting = getattr(loss, "weighting", None)
     if weighting is not None:
         return _first(_entries(inspect.getdoc(type(weighting)) or ""), "summary")
@@ -182,7 +182,7 @@ def _weights(loss: Any) -> str:
 
 
 def _hyperparameters(owner: Any, prefix: str = "") -> Iterator[Hyperparameter]:
-    """Those of the loss and of the nodes within it, except the losses of a mixture, which have their own cards."""
+    """The hyperparameters of the loss and its nested nodes, except the losses of a mixture, which have their own cards."""
     for item in fields(owner):
         value = getattr(owner, item.name)
         if isinstance(value, Mapping):
@@ -201,7 +201,7 @@ def _hyperparameters(owner: Any, prefix: str = "") -> Iterator[Hyperparameter]:
 
 
 def _of_modifier(kind: type) -> str:
-    """What a modifier does, then its formula with the paper, where it names one."""
+    """The summary of a modifier, then its formula with the paper, if any."""
     formula = getattr(kind, "formula", None)
     said = [_first(_entries(inspect.getdoc(kind) or ""), "summary")]
     if formula is not None:
@@ -210,13 +210,13 @@ def _of_modifier(kind: type) -> str:
 
 
 def _meaning(kind: type, name: str) -> str:
-    """What the nearest class that documents the field says of it."""
+    """The description of a field in the nearest class that documents it."""
     docs = (_entries(inspect.cleandoc(base.__doc__ or "")) for base in kind.__mro__)
     return next((_first(doc, name) for doc in docs if name in doc), "")
 
 
 def _source(thing: Any) -> str:
-    """Path below the folder that holds the package, and line."""
+    """The path relative to the folder that contains the package, and the line."""
     path = Path(inspect.getsourcefile(thing) or "")
     package = (thing.__module__ or "").partition(".")[0]
     above = [

@@ -1,4 +1,4 @@
-"""The tables of a comparison: variants, pairs, runs, and the configs in which they differ."""
+"""The tables of a comparison: variants, pairs, runs, and config differences."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ STYLES = {
     "exploratory": "yellow",
 }
 MOST_CONFIG_COLUMNS = 12
-MOST_RUNS = 1000  # with a row on the page; runs.csv has all
+MOST_RUNS = 1000  # rows on the page; runs.csv has all
 
 
 def _field(name: str, key: str, show: Callable[[Any], str], weight: int = 0, hint: str = "") -> Column:
-    """A column of a field that is a number."""
+    """A column for a numeric field."""
     value = attrgetter(key)
     return Column(name, lambda row: show(value(row)), value, weight, hint=hint)
 
 
 def _words(name: str, key: str, weight: int = 0, *, folds: bool = False) -> Column:
-    """A column of a field that is text."""
+    """A column for a text field."""
     return Column(name, attrgetter(key), attrgetter(key), weight, is_text=True, folds=folds)
 
 
 def _interval(name: str, key: str, weight: int = 0, hint: str = "") -> Column:
-    """A column of an interval, sorted by its lower end."""
+    """A column for an interval, sorted by its lower end."""
     value = attrgetter(key)
     return Column(
         name, lambda row: interval(value(row)), lambda row: None if value(row) is None else value(row).low, weight, hint=hint
@@ -48,7 +48,7 @@ def _signed(value: float | None) -> str:
 
 
 def variant_table(comparison: Comparison) -> Table:
-    """A row a variant, and one of the untrained policy (step 0); columns that no variant fills are left out."""
+    """One row per variant, and one for the untrained policy (step 0); columns that no variant fills are left out."""
     columns = [
         _field("rank", "rank", lambda rank: str(rank) if rank else "", 1),
         _words("variant", "label", folds=True),
@@ -86,7 +86,7 @@ def _chance_of_first(share: float | None) -> str:
 
 
 def pair_table(comparison: Comparison) -> Table:
-    """A row a pair, with its verdict; none for variants between which there is nothing to tell, which a sentence names."""
+    """One row per pair, with its verdict; indistinguishable variants have no row and are named in a sentence."""
     columns = [
         _words("a", "a", folds=True),
         _words("b", "b", folds=True),
@@ -153,7 +153,7 @@ def _component_columns() -> list[Column]:
 
 
 def run_table(comparison: Comparison) -> Table:
-    """A row a run, of the first MOST_RUNS."""
+    """One row per run, for the first MOST_RUNS."""
     counted_as_worst = ", counted as worst" if comparison.choices.failed == "worst" else ""
 
     def state(run: RunScore) -> str:
@@ -178,7 +178,7 @@ def run_table(comparison: Comparison) -> Table:
 
 
 def config_table(comparison: Comparison) -> Table:
-    """Config keys in which runs differ, a column a variant."""
+    """Config keys in which runs differ, with one column per variant."""
     labels = [variant.label for variant in comparison.variants]
     shown = labels[:MOST_CONFIG_COLUMNS]
 
@@ -199,12 +199,12 @@ def _config_value(value: Any) -> str:
 
 
 def full_tables(values: Mapping[str, Any]) -> list[Table]:
-    """Variants, pairs and runs with every field that comparison.json holds, at full precision: for CSV. values: its content."""
+    """Variants, pairs and runs with all fields of comparison.json at full precision, for CSV. values: its content."""
     return [table_of_mappings(name, [_flat(row) for row in values[name]]) for name in ("variants", "pairs", "runs")]
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One level: an interval as its ends, an error as its type and message, a list as words."""
+    """Flatten a row to one level: an interval as its ends, an error as type and message, a list as words."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if key == "scores_by_task":
@@ -219,5 +219,5 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_title(run: RunScore) -> str:
-    """A run in one line."""
+    """A one-line title of a run."""
     return f"{run.variant}, {run.task}, seed {run.seed}: {run.state}, score {score_text(run.score)}"

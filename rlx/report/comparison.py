@@ -1,4 +1,4 @@
-"""A comparison in words: its lines, what the terminal shows of it, and the same as Markdown and LaTeX."""
+"""A comparison as text: for the terminal, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from rlx.report.table import (
 from rlx.report.text import interval, one_line, safe
 
 MOST_PAIRS = 15
-MOST_HALVED = 10  # pairs of which it is said what would halve their intervals
-WIDE = 200  # where the output is not a terminal: files and pipes are not folded
-LONGEST_NAMES = 80  # characters: the names of variants in a title
-LATEX_WIDTH = 110  # characters: scaled to the line of a page of 10 points, a wider table is no longer legible
-LATEX_ROWS = 40  # of a table: more do not fit a page of 10 points
-LATEX_WEIGHTS = (3, 2)  # how far the columns of the tables of variants and of pairs go in a paper, unless some are chosen
+MOST_HALVED = 10  # pairs for which the ways to halve their intervals are shown
+WIDE = 200  # width if the output is not a terminal, so that lines in files and pipes are not folded
+LONGEST_NAMES = 80  # characters of variant names in a title
+LATEX_WIDTH = 110  # characters: a wider table, scaled to the line of a 10-point page, is not legible
+LATEX_ROWS = 40  # rows of a table that fit a 10-point page
+LATEX_WEIGHTS = (3, 2)  # largest weights of the columns in a paper, for variants and pairs, unless columns are chosen
 
 
 def title(comparison: Comparison) -> str:
-    """One line that says what was compared on what."""
+    """One line that says what was compared on which task."""
     on = comparison.tasks[0] if len(comparison.tasks) == 1 else f"{len(comparison.tasks)} tasks"
     when = "the last evaluation" if comparison.choices.score == "last" else "the best evaluation"
     when += f" within {comparison.choices.at}" if comparison.choices.at is not None else ""
@@ -57,7 +57,7 @@ def title(comparison: Comparison) -> str:
 
 
 def method_line(comparison: Comparison) -> str:
-    """Which tests were used and why, once each."""
+    """The tests used and why, each once."""
     used = dict.fromkeys((pair.test, pair.reason) for pair in comparison.pairs)
     if not used:
         return ""
@@ -67,7 +67,7 @@ def method_line(comparison: Comparison) -> str:
 
 
 def rank_line(comparison: Comparison) -> str:
-    """Ranks over tasks in a sentence."""
+    """Ranks over tasks as a sentence."""
     ranks = comparison.ranks
     if ranks is None:
         return ""
@@ -80,7 +80,7 @@ def rank_line(comparison: Comparison) -> str:
 
 
 def search_lines(comparison: Comparison) -> list[str]:
-    """What each search may expect, in a sentence."""
+    """The expected result of each search, as a sentence."""
     lines = []
     for search in comparison.searches:
         picks = sorted({1, max(1, search.trials // 2), search.trials})
@@ -90,13 +90,13 @@ def search_lines(comparison: Comparison) -> list[str]:
 
 
 def halving_lines(comparison: Comparison) -> list[str]:
-    """More seeds or more prompts? A sentence for each pair without a verdict."""
+    """Whether more seeds or more prompts would help, as a sentence for each pair without a verdict."""
     undecided = [pair for pair in comparison.pairs if pair.verdict in ("inconclusive", "exploratory")]
     return [text for pair in undecided[:MOST_HALVED] if (text := halving_sentence(pair))]
 
 
 def gain_line(comparison: Comparison) -> str:
-    """What each variant gains over the untrained policy, in a sentence."""
+    """The gain of each variant over the untrained policy, as a sentence."""
     row = comparison.untrained
     gains = [
         f"{v.label} {score_text(v.gain, signed=True)} {interval(v.gain_interval)}" for v in comparison.variants if v.gain_interval
@@ -112,7 +112,7 @@ def gain_line(comparison: Comparison) -> str:
 
 
 def _why_narrow(variants: Sequence[Variant]) -> str:
-    """Why the interval of a gain is narrower than that of the mean, where one is."""
+    """Why the interval of a gain is narrower than that of the mean, if one is."""
     narrow = [v for v in variants if v.gain_interval and v.interval and _width(v.gain_interval) < _width(v.interval)]
     if not narrow:
         return ""
@@ -132,7 +132,7 @@ def _width(found: Interval) -> float:
 
 
 def prompt_lines(comparison: Comparison) -> list[str]:
-    """Differences over the same prompts, where runs kept their answers."""
+    """Differences over the same prompts, if runs stored their answers."""
     return [
         f"{pair} over the same prompts: {score_text(gap, signed=True)} ± {score_text(error)} (standard error over prompts, for "
         "these runs; it says nothing about other seeds)."
@@ -144,7 +144,7 @@ def prompt_lines(comparison: Comparison) -> list[str]:
 
 
 def console_for_output() -> Console:
-    """The console of standard output, wide when nobody sits in front of it, unless COLUMNS says how wide."""
+    """A console on standard output; wide if it is not a terminal, unless COLUMNS sets the width."""
     width = None if sys.stdout.isatty() else shutil.get_terminal_size((WIDE, 0)).columns
     return Console(highlight=False, emoji=False, markup=False, width=width)
 
@@ -152,7 +152,7 @@ def console_for_output() -> Console:
 def print_comparison(
     comparison: Comparison, *, console: Console | None = None, files: Sequence[Path] = (), columns: Sequence[str] = ()
 ) -> None:
-    """Everything one needs to decide, on a screen or two. columns: of the tables, instead of all that fit."""
+    """Print everything needed for a decision, in one or two screens. columns: of the tables, instead of all that fit."""
     out = console or console_for_output()
     out.print(Text(one_line(title(comparison), out.encoding), style="bold"), soft_wrap=not out.is_terminal)
     answer = one_line(conclusion(comparison.variants, comparison.pairs), out.encoding)
@@ -183,7 +183,7 @@ def print_table(table: Table, out: Console) -> None:
 
 
 def chosen_columns(comparison: Comparison, names: Any) -> tuple[str, ...]:
-    """The columns that the user chose, one or several; none for None. Raises ConfigError for a name that is not a column."""
+    """The columns chosen by the user, one or several; empty for None. Raises ConfigError for an unknown column."""
     wanted = [part.strip() for name in texts_of("columns", names) for part in name.split(",")]
     check_columns(wanted, [variant_table(comparison), pair_table(comparison)])
     return tuple(wanted)
@@ -214,7 +214,7 @@ def _print_verdicts(comparison: Comparison, out: Console) -> None:
 
 
 def _pairs_of_best(comparison: Comparison, *, most: int) -> list[PairComparison]:
-    """Pairs of the variant with the best mean, where there are more than `most`; all pairs otherwise."""
+    """Only the pairs with the best variant if there are more than `most`, else all pairs."""
     if len(comparison.pairs) <= most:
         return list(comparison.pairs)
     first = comparison.variants[0].label
@@ -258,7 +258,7 @@ def markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
 
 
 def latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
-    """Both tables as LaTeX, for a paper: the chosen columns, or those that matter most, and as many rows as fit a page."""
+    """Both tables as LaTeX, for a paper: the chosen or most important columns, and as many rows as fit a page."""
     n = sorted({variant.n for variant in comparison.variants})
     seeds = f"{n[0]} seeds" if len(n) == 1 else f"{n[0]} to {n[-1]} seeds"
     tests = ", ".join(dict.fromkeys(pair.test for pair in comparison.pairs))
@@ -281,14 +281,14 @@ def latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     return "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n" + "\n".join(parts)
 
 
-# What `rlx compare RUN RUN diff=true` prints: the difference of two runs.
+# The output of `rlx compare RUN RUN diff=true`: the differences of two runs.
 
 
 _MOST_METRICS = 12
 
 
 def difference_lines(difference: RunDifference, *, width: int | None = None) -> list[str]:
-    """The conclusion, then what differs: configs, code, versions, metrics where they part, results."""
+    """The conclusion, then the differences: configs, code, versions, first differing metrics, results."""
     sections = (
         ("config", difference.config),
         ("code", difference.code),
@@ -328,5 +328,5 @@ def _table(pairs: Mapping[str, tuple[Any, Any]], width: int | None) -> list[str]
 
 
 def _value(value: Any) -> str:
-    """Every digit, for two runs may differ in the last."""
+    """A value with all digits, as two runs may differ in the last one."""
     return repr(value) if isinstance(value, float) else str(value)

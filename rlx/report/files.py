@@ -1,4 +1,4 @@
-"""The files of a comparison: comparison.json, tables, the page and the figures, each written whole or not at all."""
+"""The files of a comparison: comparison.json, tables, the page and the figures, each written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlx.report.table import as_csv
 
 
 def place_beside(comparison: Comparison) -> Path:
-    """The directory that holds all runs; the working directory where they have nothing in common."""
+    """The directory that contains all runs; the working directory if they have no common parent."""
     parents = [os.path.realpath(run.record.directory.parent) for run in comparison.runs]
     try:
         shared = Path(os.path.commonpath(parents))
@@ -27,7 +27,7 @@ def place_beside(comparison: Comparison) -> Path:
 def write_files(
     comparison: Comparison, directory: Path, *, page: bool, figures: bool, version: str, columns: Sequence[str] = ()
 ) -> list[Path]:
-    """Writes everything and returns the paths that people open first. version: of rlx, for the page; columns: of the tables."""
+    """Write all files and return the most important paths. version: of rlx, for the page; columns: of the tables."""
     from rlx.record.files import full_disk_explained
 
     with full_disk_explained(directory, key="out=DIR"):

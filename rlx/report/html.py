@@ -1,4 +1,4 @@
-"""report.html: one file that opens from disk without a network. All text from records is escaped by the template."""
+"""report.html: one file that opens from disk without a network. The template escapes all text from records."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ MOST_TASKS = 4
 MOST_PROMPTS = 8
 MOST_VERDICTS = 60
 MOST_CONTESTS = 6
-MOST_CONTEST_CHARACTERS = 100_000  # of the prompts won, and of those lost, of a pair
-MOST_PROVENANCE = 300  # runs whose origin and command stand on the page; run.json of each holds them
+MOST_CONTEST_CHARACTERS = 100_000  # characters of a pair's won prompts, and of its lost prompts
+MOST_PROVENANCE = 300  # runs whose origin and command are on the page; each run.json has them
 COLOURS = 8
 
 
@@ -61,7 +61,7 @@ def render_page(comparison: Comparison, *, version: str) -> str:
 
 
 def _cleaned(value: Any) -> Any:
-    """Without control characters and marks that reorder text; the drawings have escaped theirs already."""
+    """A value without control characters and marks that reorder text; drawings are already escaped."""
     if isinstance(value, str):
         return safe(value)
     if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def page_context(comparison: Comparison) -> dict[str, Any]:
-    """Everything that the template shows but the version."""
+    """All variables of the template except the version."""
     first = comparison.variants[0].label
     foremost = [pair for pair in comparison.pairs if len(comparison.pairs) <= 6 or first in (pair.a, pair.b)]
     others = [pair for pair in comparison.pairs if pair not in foremost]
@@ -123,7 +123,7 @@ def page_context(comparison: Comparison) -> dict[str, Any]:
 
 
 def _groups(figures: Sequence[Figure]) -> list[list[Figure]]:
-    """Figures one by one, those of a family together."""
+    """Figures in order, with those of a family grouped."""
     groups: dict[str, list[Figure]] = {}
     for figure in figures:
         groups.setdefault(figure.family or f"figure {figure.name}", []).append(figure)
@@ -131,7 +131,7 @@ def _groups(figures: Sequence[Figure]) -> list[list[Figure]]:
 
 
 def _drawn(group: list[Figure]) -> dict[str, Any]:
-    """A figure, or the figures of a family, as the template shows it."""
+    """A figure, or the figures of a family, for the template."""
     first = group[0]
     return {
         "name": first.family or first.name,
@@ -145,7 +145,7 @@ def _drawn(group: list[Figure]) -> dict[str, Any]:
 
 
 def contest_rows(comparison: Comparison, pairs: Sequence[PairComparison]) -> list[dict[str, Any]]:
-    """For each pair, how many prompts are won and lost, and those whose completions were kept, most won first."""
+    """For each pair, the numbers of prompts won and lost, and those with stored completions, most clearly won first."""
     rows = []
     for pair in pairs if len(comparison.tasks) == 1 else ():
         found = contest(pair.a, pair.b, comparison.runs, lower_is_better=comparison.choices.is_lower_better)
@@ -169,7 +169,7 @@ def contest_rows(comparison: Comparison, pairs: Sequence[PairComparison]) -> lis
 
 
 def _contest_row(pair: PairComparison, result: PromptResult) -> dict[str, Any]:
-    """A prompt with what both variants said to it."""
+    """A prompt with the completions of both variants."""
     told = ((pair.a, result.score_a, result.said_a), (pair.b, result.score_b, result.said_b))
     return {
         "prompt": _text(result.prompt),
@@ -209,7 +209,7 @@ def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _last_samples(run: RunScore) -> list[dict[str, Any]]:
-    """The completions of a run's last evaluation; damaged ones are left out, for they are not scores."""
+    """The completions of a run's last evaluation; damaged files are ignored, as they do not affect scores."""
     try:
         rows = [row for row in read_samples(run.record.directory) if "completion" in row]
     except DataError:
@@ -225,7 +225,7 @@ def _text(value: Any, most: int = 4000) -> str:
 
 
 def run_facts(run: RunScore) -> list[tuple[str, str]]:
-    """Where a run came from."""
+    """The origin of a run."""
     record = run.record
     git = record.provenance.get("git")
     git = git if isinstance(git, Mapping) else {}
@@ -257,7 +257,7 @@ def _flat(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-# Every figure of a comparison.
+# All figures of a comparison.
 
 
 _Makers = tuple[Callable[[Comparison], list[Figure]], ...]
@@ -272,7 +272,7 @@ _CHOICES: _Makers = (
 
 
 def all_figures(comparison: Comparison) -> list[Figure]:
-    """Every figure that the data allow and that says something, the most telling first."""
+    """All informative figures that the data allow, the most important first."""
     logs = shown_logs(comparison)
     scores = [figure for make in _SCORES for figure in make(comparison)]
     training = [*efficiency_figures(comparison, logs), *metric_figures(comparison, logs)]

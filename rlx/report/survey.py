@@ -1,4 +1,4 @@
-"""A survey of data as text for a terminal, and as one page of HTML."""
+"""A survey of data as text for a terminal, and as one HTML page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rlx.data.survey import DataSurvey
 
 _BAR = 40
-# the style of a token: of the prompt, learned, or written by another role
+# the style of a token: in the prompt, learned, or written by another role
 _STYLES = {"prompt": "dim", "learned": "green", "masked": "bright_black strike"}
 
 

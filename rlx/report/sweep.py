@@ -1,4 +1,4 @@
-"""A sweep while it runs: a live table in a terminal, a line for each event elsewhere. Renders, decides nothing."""
+"""The display of a running sweep: a live table in a terminal, one line per event elsewhere. Only renders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rlx.report.table import Column, Table, as_lines
 from rlx.report.text import duration, one_line, significant
 
 _ENDED = ("completed", "failed", "pruned")
-_SHOWN_ENDED = 6  # the last jobs that ended, in the live table
+_SHOWN_ENDED = 6  # recently ended jobs in the live table
 _STYLES = {"failed": "red", "completed": "green", "pruned": "yellow", "interrupted": "yellow"}
 
 
 class ShownJob(Protocol):
-    """What is shown of a job of a sweep."""
+    """The displayed facts about a job of a sweep."""
 
     name: str
     state: str
@@ -38,7 +38,7 @@ class ShownJob(Protocol):
 
 @dataclass
 class SweepView:
-    """Shows jobs that change under it. workers: at once; total: planned, None if nobody knows yet."""
+    """Displays jobs that change while it runs. workers: concurrent jobs; total: planned jobs, None if not known yet."""
 
     jobs: Mapping[str, Any]
     workers: int
@@ -54,7 +54,7 @@ class SweepView:
         self._drawn = 0.0
 
     def start(self, lines: Sequence[str]) -> None:
-        """The sweep is about to begin."""
+        """Begin the display; the sweep is about to start."""
         for line in lines:
             self._print(line)
         if self._console.is_terminal:
@@ -74,17 +74,17 @@ class SweepView:
             self._print(f"[{self._count()}] {job.name}: {outcome(job)}{self._left_text()}")
 
     def note(self, text: str) -> None:
-        """Show something that is worth knowing."""
+        """Show a note."""
         self._print(text)
 
     def close(self) -> None:
-        """No more changes; more than once is fine."""
+        """End the display; may be called repeatedly."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def seconds_left(self) -> float | None:
-        """A guess from the jobs that this start has ended; None before there is one."""
+        """An estimate from the jobs that ended in this start; None before the first."""
         done = [job for job in self._ended if job.state in ("completed", "pruned")]
         if not done or self.total is None:
             return None
@@ -113,7 +113,7 @@ class SweepView:
         console = self._live.console if self._live is not None else self._console
         try:
             console.print(Text(text), soft_wrap=True)
-        except (OSError, ValueError):  # nobody reads this output any more
+        except (OSError, ValueError):  # the reader of the output is gone
             self._live = None
             self._console = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
@@ -130,7 +130,7 @@ def _score_text(job: ShownJob) -> str:
     return "" if job.score is None else significant(job.score)
 
 
-_COLUMNS = (  # the name is cut where the terminal is narrow
+_COLUMNS = (  # the name is cut if the terminal is narrow
     Column("job", lambda job: job.name, lambda job: job.name, is_text=True, style=_style),
     Column("state", lambda job: job.state, lambda job: job.state, is_text=True, style=_style),
     Column("step", _step_text, lambda job: job.step, style=_style),
@@ -139,7 +139,7 @@ _COLUMNS = (  # the name is cut where the terminal is narrow
 
 
 def lasting_console() -> Console:
-    """A console on the standard output of now, also while jobs of this process have it redirected into their logs."""
+    """A console on the current standard output, even while jobs of this process redirect it into their logs."""
     out = open(os.dup(1), "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115 (for as long as the program)
     return Console(file=out, highlight=False, emoji=False)
 
@@ -155,7 +155,7 @@ def outcome(job: ShownJob) -> str:
 
 
 def opening_lines(jobs: Mapping[str, Any], place: Path, *, size: int, repeated: int, goes_on: bool) -> list[str]:
-    """What is said before the first job. size: jobs at once; repeated: of those asked for; goes_on: with an earlier start."""
+    """The lines before the first job. size: concurrent jobs; repeated: duplicate requests; goes_on: from an earlier start."""
     variants = len({job.variant for job in jobs.values()})
     counts = f"{quantity(len(jobs), 'job')} ({quantity(variants, 'variant')})"
     lines = [f"sweep of {counts} in {os.path.relpath(place)}, {size} at once"]
@@ -171,7 +171,7 @@ def opening_lines(jobs: Mapping[str, Any], place: Path, *, size: int, repeated: 
 
 
 def plan_lines(jobs: Sequence[Any]) -> list[str]:
-    """The plan as people read it: how many jobs, and what differs between them."""
+    """The plan for people: the number of jobs, and what differs between them."""
     variants = list(dict.fromkeys(job.variant for job in jobs))
     seeds = list(dict.fromkeys(job.seed for job in jobs))
     shared = [text for text in jobs[0].overrides if all(text in job.overrides for job in jobs)] if jobs else []
@@ -186,7 +186,7 @@ def plan_lines(jobs: Sequence[Any]) -> list[str]:
 
 
 def print_failures(jobs: Sequence[Any], *, place: str, file: Any = None) -> None:
-    """The jobs that failed and why, a reason that several share once, and the end of the log for three of the reasons."""
+    """The failed jobs with their reasons, shared reasons once, and the end of the log for three of the reasons."""
     failed = [job for job in jobs if job.state == "failed"]
     if not failed:
         return

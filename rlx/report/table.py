@@ -1,6 +1,6 @@
-"""A table is rows and columns; here it becomes lines of a terminal, Markdown, LaTeX, CSV, JSON, or cells of a page.
+"""Tables of rows and columns, rendered for a terminal, Markdown, LaTeX, CSV, JSON, or an HTML page.
 
-Each format escapes text by its own rules. The text of a cell is for people; its value is what a page sorts by and CSV holds.
+Each format escapes text by its own rules. The text of a cell is for people; its value is used for sorting and in CSV.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rlx.errors import ConfigError
 from rlx.record.files import json_value
 from rlx.report.text import duration, one_line, significant
 
-_FEWEST_CELLS = 12  # that a column is cut to
-_FEWEST_FOLDED = 8  # that a column is folded to
+_FEWEST_CELLS = 12  # smallest width to which a column is cut
+_FEWEST_FOLDED = 8  # smallest width to which a column is folded
 _GAP = "  "
 
 
@@ -31,9 +31,9 @@ _GAP = "  "
 class Column:
     """A column of a table.
 
-    text, value: of a row. weight: how little it matters (0 most): where there is no room, the heaviest go first. is_text: set to
-    the left, and no number. hint: what its heading stands for. folds: a long cell goes on in the next line instead of being cut.
-    style: of a row's cell in a terminal, a style of rich.
+    text, value: functions of a row. weight: 0 is the most important; if there is no room, the heaviest columns are dropped first.
+    is_text: left-aligned text rather than a number. hint: an explanation of its heading. folds: a long cell continues in the next
+    line instead of being cut. style: a function of a row that returns the cell's rich style in a terminal.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """name: its id and label. rows: what the columns read. caption, notes: above and below it, in formats that have them."""
+    """name: its id and label. rows: the input of the columns. caption, notes: above and below it, in formats that have them."""
 
     name: str
     columns: Sequence[Column]
@@ -57,17 +57,17 @@ class Table:
     notes: Sequence[str] = ()
 
     def lighter(self, weight: int) -> Table:
-        """Only the columns up to this weight."""
+        """A copy with only the columns up to this weight."""
         return replace(self, columns=[column for column in self.columns if column.weight <= weight])
 
     def chosen(self, names: Sequence[str]) -> Table:
-        """Only the columns of these names, in this order; names that it does not have are passed over."""
+        """A copy with only the named columns, in this order; unknown names are ignored."""
         by_name = {column.name: column for column in self.columns}
         return replace(self, columns=[by_name[name] for name in names if name in by_name])
 
 
 def check_columns(names: Iterable[str], tables: Sequence[Table]) -> None:
-    """Refuses a name that is not a column of any of the tables, naming the nearest one. Raises ConfigError."""
+    """Raise ConfigError, with the nearest name, for a name that is not a column of any of the tables."""
     known = list(dict.fromkeys(column.name for table in tables for column in table.columns))
     for name in names:
         if name not in known:
@@ -108,10 +108,10 @@ def show_run_value(heading: str, value: Any) -> str:
 
 
 def as_lines(table: Table, *, width: int | None = None, encoding: str = "utf-8") -> list[Text]:
-    """The table as lines with its heading. width: cells of the terminal; None: unlimited.
+    """The table as lines with its heading. width: of the terminal, in characters; None: unlimited.
 
-    Where it is too narrow, the heaviest columns are left out and named in a line below, then columns that fold are folded, or
-    else the widest are cut with `..`, paths at their beginning.
+    If it is too narrow, the heaviest columns are left out and named in a line below; then foldable columns are folded, or else
+    the widest ones are cut with `..`, paths at their beginning.
     """
     cells = {id(c): [one_line(c.name, encoding), *(one_line(c.text(row), encoding) for row in table.rows)] for c in table.columns}
     sizes = {name: max(map(cell_len, texts)) for name, texts in cells.items()}
@@ -128,7 +128,7 @@ def as_lines(table: Table, *, width: int | None = None, encoding: str = "utf-8")
 
 
 def _fitting(columns: Sequence[Column], sizes: Mapping[int, int], width: int | None) -> list[Column]:
-    """Without the heaviest columns, as many as it takes to fit; those of weight 0 stay. sizes: id of a column -> its cells."""
+    """The columns without the heaviest, until they fit; those of weight 0 stay. sizes: id of a column -> its width."""
     kept = list(columns)
     while width is not None and _total([sizes[id(c)] for c in kept]) > width and max(c.weight for c in kept) > 0:
         heaviest = max(column.weight for column in kept)
@@ -137,7 +137,7 @@ def _fitting(columns: Sequence[Column], sizes: Mapping[int, int], width: int | N
 
 
 def narrowed(table: Table, width: int) -> Table:
-    """The table without the heaviest columns, as many as it takes to be at most `width` characters wide."""
+    """The table without the heaviest columns, so that it is at most `width` characters wide."""
     sizes = {id(c): max(cell_len(one_line(text)) for text in (c.name, *map(c.text, table.rows))) for c in table.columns}
     return replace(table, columns=_fitting(table.columns, sizes, width))
 
@@ -152,7 +152,7 @@ def _total(sizes: Sequence[int]) -> int:
 
 
 def _squeezed(columns: Sequence[Column], wanted: Sequence[int], width: int | None) -> list[int]:
-    """Widths that fit: the widest column gives way first, equal ones by turns; columns that fold, where there are any."""
+    """Widths that fit: the widest column shrinks first, equal ones in turn; only foldable columns, if there are any."""
     sizes = list(wanted)
     folding = [place for place, column in enumerate(columns) if column.folds]
     giving, fewest = (folding, _FEWEST_FOLDED) if folding else (list(range(len(columns))), _FEWEST_CELLS)
@@ -164,7 +164,7 @@ def _squeezed(columns: Sequence[Column], wanted: Sequence[int], width: int | Non
 
 
 def _row_lines(columns: Sequence[Column], cells: Sequence[str], sizes: Sequence[int], row: Any) -> list[Text]:
-    """One row: a line, or several where a cell folds. row: None for the heading."""
+    """One row: one line, or several if a cell folds. row: None for the heading."""
     folded = [
         _folded(cell, size) if column.folds else [_cut(cell, size)]
         for column, cell, size in zip(columns, cells, sizes, strict=True)
@@ -183,12 +183,12 @@ def _row_lines(columns: Sequence[Column], cells: Sequence[str], sizes: Sequence[
 
 
 def _folded(text: str, size: int) -> list[str]:
-    """The cell as lines, broken between words where its letters are of one width."""
+    """The cell as lines, broken between words if its characters have equal width."""
     return (textwrap.wrap(text, size) if cell_len(text) == len(text) else chop_cells(text, size)) or [""]
 
 
 def _cut(text: str, size: int) -> str:
-    """The text within so many cells: its beginning, of a path its end, by which it differs from others."""
+    """The text cut to this width: its beginning, or for a path its end, which distinguishes it from others."""
     if cell_len(text) <= size:
         return text
     if "/" in text and " " not in text:
@@ -209,7 +209,7 @@ def as_markdown(table: Table) -> list[str]:
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text escaped for Markdown, on one line."""
     flat = one_line(" ".join(text.split()))
     for sign, stands in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         flat = flat.replace(sign, stands)
@@ -226,7 +226,7 @@ _TEX = {
 
 
 def as_latex(table: Table) -> str:
-    """The table in LaTeX (booktabs); one that is wider than the line is scaled down to it (graphicx)."""
+    """The table in LaTeX (booktabs); if it is wider than the line, it is scaled down (graphicx)."""
     spec = "".join("l" if column.is_text else "r" for column in table.columns)
     rows = [" & ".join(_tex(column.text(row)) for column in table.columns) + r" \\" for row in table.rows]
     lines = [
@@ -254,9 +254,9 @@ def _tex(text: str) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """The values with a heading; nothing is rounded, what is missing is empty, lists and mappings are JSON.
+    """The values with a heading: not rounded, missing ones empty, lists and mappings as JSON.
 
-    A text that a spreadsheet would run as a formula gets a quote before it.
+    Text that a spreadsheet would run as a formula is prefixed with a quote.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -283,15 +283,15 @@ def _is_numbers(text: str) -> bool:
 
 
 def as_json(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One list of objects, in ASCII; numbers that JSON has no word for are texts."""
+    """A list of objects, in ASCII; numbers that JSON cannot represent are texts."""
     return json.dumps(json_value(list(rows)), indent=2, allow_nan=False) + "\n"
 
 
-# A page.
+# An HTML page.
 
 
 def as_cells(table: Table) -> dict[str, Any]:
-    """What the page's template shows: `name`, `heads` and `rows` of cells with what they sort by, and `notes`."""
+    """The input of the page's template: `name`, `heads`, `rows` of cells with sort keys, and `notes`."""
     heads = [{"name": column.name, "is_text": column.is_text, "hint": column.hint} for column in table.columns]
     rows = [[_cell(column.text(row), column.value(row), column.is_text) for column in table.columns] for row in table.rows]
     return {"name": table.name, "heads": heads, "rows": rows, "notes": list(table.notes)}

@@ -1,4 +1,4 @@
-"""What the terminal shows of a training run (facts, progress, summary) and of a check (a line a law). Computes nothing."""
+"""Terminal output of a training run (facts, progress, summary) and of a check (one line per law). Only renders."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from rich.text import Text
 from rlx.report.table import as_lines, table_of_lists
 from rlx.report.text import duration, one_line, safe, significant
 
-SHOWN = ("train/loss", "eval/score")  # the metrics beside the bar
+SHOWN = ("train/loss", "eval/score")  # metrics beside the progress bar
 _LINE_SECONDS = 10.0
 
 
 class _Console(Console):
-    """rich ends the process when the reader of a pipe is gone; a run must go on."""
+    """A console that survives a closed pipe; rich would end the process, but a run must continue."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, "nobody reads this output any more")
 
 
 class _Progress(Progress):
-    """A bar that leaves room for the `^C` that a terminal echoes: on a full line it would begin another."""
+    """A progress bar that leaves room for the `^C` that a terminal echoes, which would wrap on a full line."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield _Narrow(self.make_tasks_table(self.tasks))
 
 
 class _Narrow:
-    """A renderable in all but the last columns of a line."""
+    """A renderable that leaves the last columns of a line empty."""
 
     def __init__(self, inner: RenderableType) -> None:
         self._inner = inner
@@ -47,10 +47,10 @@ class _Narrow:
 
 
 class TrainView:
-    """A progress bar in a terminal, plain lines elsewhere: one an evaluation, and one every few seconds between.
+    """A progress bar in a terminal; elsewhere plain lines, one per evaluation and one every few seconds in between.
 
-    Nothing it shows can fail a run: when its output is gone (a closed pipe, a full disk behind it), it falls silent.
-    callbacks: called with each step and its metrics; what they raise ends the run. quiet: warnings alone are shown, on stderr.
+    Output errors cannot fail a run: if its output is gone (a closed pipe, a full disk), it shows nothing more.
+    callbacks: called with each step and its metrics; their exceptions end the run. quiet: show only warnings, on stderr.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TrainView:
         self._silent = False
 
     def start(self, facts: Mapping[str, Any], *, num_steps: int | None = None, step: int = 0) -> None:
-        """The run is about to begin. facts: label -> text, or several texts; num_steps: where it ends; step: where it goes on."""
+        """The run is about to begin. facts: label -> text, or several texts; num_steps: its last step; step: where it resumes."""
         self._num_steps, self._first = num_steps, step
         self._began = self._last_line = time.monotonic()
         self._guarded(lambda: self._print_facts(facts))
@@ -81,7 +81,7 @@ class TrainView:
             self._guarded(lambda: self._start_bar(step))
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A step was made; metrics may hold those of an evaluation too."""
+        """A step was made; metrics may include those of an evaluation."""
         self._keep(metrics)
         for callback in self._callbacks:
             callback(step, metrics)
@@ -99,11 +99,11 @@ class TrainView:
             self._line(step)
 
     def note(self, text: str) -> None:
-        """Show something that is worth knowing."""
+        """Show a note."""
         self._guarded(lambda: self._print(safe(text, self._console.encoding)))
 
     def warn(self, text: str) -> None:
-        """Something to look at; on stderr when the output is not a terminal."""
+        """Show a warning; on stderr if the output is not a terminal."""
         message = f"warning: {safe(text, self._console.encoding)}"
         if self._console.is_terminal:
             self._guarded(lambda: self._print(message, style="yellow"))
@@ -120,7 +120,7 @@ class TrainView:
         self._guarded(lambda: self._print_summary(dict(summary)))
 
     def close(self) -> None:
-        """Ends the progress bar; more than once is fine."""
+        """End the progress bar; may be called repeatedly."""
         progress, self._progress = self._progress, None
         if progress is not None:
             self._guarded(progress.stop)
@@ -160,7 +160,7 @@ class TrainView:
         self._print("")
 
     def _print_pairs(self, rows: Sequence[tuple[Any, Any]]) -> None:
-        """Two columns without lines: folded in a terminal, one line each elsewhere."""
+        """Print two columns without borders: folded in a terminal, one line each elsewhere."""
         encoding = self._console.encoding
         cells = [(one_line(label, encoding), one_line(significant(value), encoding)) for label, value in rows]
         if self._console.is_terminal:
@@ -194,7 +194,7 @@ class TrainView:
                 self._print(f"  {one_line(command, encoding)}")
 
     def _print(self, text: str, *, style: str | None = None) -> None:
-        """One line that is never folded, so that it can be copied and searched."""
+        """Print one line without folding, so that it can be copied and searched."""
         self._console.print(Text(text, style=style or ""), soft_wrap=True)
 
     def _guarded(self, act: Callable[[], object]) -> None:
@@ -208,7 +208,7 @@ class TrainView:
 
 
 def _discard(console: Console) -> None:
-    """Sends the rest of a closed standard output nowhere, so that the interpreter's last flush does not fail either."""
+    """Redirect a closed standard output to the null device, so that the interpreter's last flush does not fail."""
     try:
         if console.file is sys.stdout:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -218,7 +218,7 @@ def _discard(console: Console) -> None:
         return
 
 
-# What `rlx check` prints: one line a law, and below a broken one what to know about it.
+# The output of `rlx check`: one line per law, and details below a broken one.
 
 MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 
@@ -226,7 +226,7 @@ MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 def law_lines(verdict: Mapping[str, Any]) -> list[str]:
     """A law's line; of a broken law also what is wrong, where, the smallest example, and how to fix it.
 
-    A law that could not be judged because of an error that an earlier law reported has no line.
+    A law that could not be judged because of an error reported by an earlier law has no line.
     """
     if not_judged(verdict):
         return []
@@ -247,12 +247,12 @@ def law_lines(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def not_judged(verdict: Mapping[str, Any]) -> bool:
-    """Whether a law met an error that an earlier one has said."""
+    """Whether a law failed with an error that an earlier law already reported."""
     return verdict["status"] == "not applicable" and bool(verdict.get("cause"))
 
 
 def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: float) -> str:
-    """One line that says how many laws hold."""
+    """One line with the number of laws that hold."""
     counts = {status: sum(verdict["status"] == status for verdict in verdicts) for status in MARKS}
     failed = [verdict for verdict in verdicts if verdict["status"] == "failed"]
     causes = [str(verdict["law"]) for verdict in failed if not verdict.get("cause")]
@@ -270,7 +270,7 @@ def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: f
 
 
 def comparison_lines(subject: str, other: str, found: Mapping[str, Any]) -> list[str]:
-    """Whether one function is the same as another, and where they differ first."""
+    """Whether one function equals another, and where they first differ."""
     result = "is the same function as" if found["same"] else "is not the same function as"
     lines = [f"{subject} {result} {other}"]
     set_here = [f"{name}={mine} (its own {own})" for name, (mine, own) in found["matched"].items()]

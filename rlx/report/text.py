@@ -1,4 +1,4 @@
-"""Text that is fit to be shown: strings from data without control characters, and numbers as people read them."""
+"""Text for display: strings from data without control characters, and formatted numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from rlx.comparison.comparison import Comparison
     from rlx.comparison.statistics.interval import Interval
 
-# control characters, and marks that reorder what follows them
+# control characters, and marks that reorder the text after them
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def safe(text: Any, encoding: str = "utf-8") -> str:
-    """`text` with every character that could steer a terminal shown as its escape; newlines and tabs stay."""
+    """`text` with every terminal control character escaped; newlines and tabs are kept."""
     shown = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape").decode(), str(text))
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -45,7 +45,7 @@ def significant(value: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
+    """A duration as `8 s`, `3 min 20 s`, `2 h 5 min` or `4 d 3 h`."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     left = max(0, round(seconds))

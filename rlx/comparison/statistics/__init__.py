@@ -1,6 +1,6 @@
 """Statistics over seeds, prompts and tasks: pure functions of arrays; randomness is an argument.
 
-How often each errs was measured: `rlx guide statistics`. What cautions say of it stands here.
+Their error rates were measured: `rlx guide statistics`. The numbers that cautions quote are defined here.
 """
 
 FEW_PROMPTS_ERROR = "10 to 20 % with 16 prompts, 5 to 8 % with 32"

@@ -1,8 +1,8 @@
-"""What is resampled: whole runs, within each task. S seeds, M tasks, R resamples. Randomness is an argument.
+"""Bootstrap over whole runs, within each task. S seeds, M tasks, R resamples. Randomness is an argument.
 
-A percentile bootstrap over few runs is too narrow (5 seeds: 0.85 for 0.95), so intervals widen its deviations by
-(S / (S - 1)) ** 0.75 and by the t quantile over the normal one; with many runs both factors are 1. An exponent of 0.5 mends
-the variance; a quarter more makes up for how coarse the quantiles of so few resampled runs are (2 to 4 seeds: 0.92 without).
+A percentile bootstrap over few runs is too narrow (5 seeds: coverage 0.85 instead of 0.95), so its deviations are widened by
+(S / (S - 1)) ** 0.75 and by the ratio of the t to the normal quantile; with many runs both factors approach 1. An exponent of
+0.5 corrects the variance; a further 0.25 compensates for the coarse quantiles of few runs (2 to 4 seeds: 0.92 without it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy import special
 
 from rlx.comparison.statistics.interval import Array, Interval, Strata, t_quantile
 
-CHUNK = 2_000_000  # numbers held at once
+CHUNK = 2_000_000  # numbers in memory at once
 Statistic = Callable[[Array], Array]
 
 
@@ -71,7 +71,7 @@ def bootstrap_interval(
 
 
 def widening(strata: Strata, *, level: float) -> float:
-    """By how much the bootstrap's deviations are too small for this few runs."""
+    """The factor by which the bootstrap's deviations are too small for this few runs."""
     freedom = sum(len(scores) - 1 for scores in strata)
     size = sum(len(scores) for scores in strata)
     return float((size / freedom) ** 0.75) * t_quantile(freedom, level) / float(special.ndtri(0.5 + level / 2))
@@ -96,7 +96,7 @@ def profile_band(
     return low, high
 
 
-# Learning curves: one number a run for tests, and bands over seeds for the eye. S seeds, K steps.
+# Learning curves: one number per run for tests, and bands over seeds for plots. S seeds, K steps.
 
 
 def area_under_curve(steps: Array, values: Array) -> float:
@@ -136,7 +136,7 @@ def band(values: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
     return centre, centre - half, centre + half
 
 
-# Tuned algorithms: the best score one may expect from a number of trials, so that more tuning does not look like more merit.
+# Tuned algorithms: the expected best score of a number of trials, so that more tuning does not look like a better algorithm.
 
 
 def expected_best(scores: Array) -> Array:

@@ -9,8 +9,8 @@ residual of the single answer. A difference of means therefore has the variance
     seed        = sum over both algorithms of variance of run means / S           - residual, at least 0
     interaction = variance over prompts of (prompt mean of a - prompt mean of b) / P  - residual, at least 0
 
-with Satterthwaite's degrees of freedom from the mean squares that enter. `rlx guide statistics` has the error rates of this
-test, of Welch's t over seeds alone, and of a bootstrap over both. Miller 2024 (arXiv:2411.00640) treats prompts alone.
+with Satterthwaite's degrees of freedom from the mean squares involved. `rlx guide statistics` has the error rates of this test,
+of Welch's t over seeds alone, and of a bootstrap over both. Miller 2024 (arXiv:2411.00640) covers prompts alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rlx.comparison.statistics.interval import Array, t_quantile
 
 Tables = Sequence[np.ndarray]
 MAX_PROMPTS = 10_000_000
-_NODES = 256  # of what a test may estimate, for its power
+_NODES = 256  # sample points of the variance estimates over which power is averaged
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Components:
 
 @dataclass(frozen=True)
 class Halving:
-    """What halves the interval of a difference: seeds of each alone, prompts alone, or both times `factor`; None: cannot."""
+    """What halves the interval of a difference: more seeds, more prompts, or both times `factor`; None: impossible."""
 
     seeds: int | None
     prompts: int | None
@@ -77,7 +77,7 @@ def crossed_variance(a: Array, b: Array, *, pairs: bool = False) -> tuple[Array,
 
 
 def _residual(table: Array, rows: Array, columns: Array) -> Array:
-    """Mean square of what rows and columns leave over. table: [..., S, P]; returns [...]."""
+    """Residual mean square after removing row and column means. table: [..., S, P]; returns [...]."""
     size, prompts = table.shape[-2:]
     centre = rows.mean(axis=-1)
     total = ((table - centre[..., None, None]) ** 2).sum(axis=(-2, -1))
@@ -91,7 +91,7 @@ def _residual(table: Array, rows: Array, columns: Array) -> Array:
 def _combine(
     over_seeds: Sequence[Array], over_prompts: Array, rest: Sequence[Array], *, seeds: Sequence[float], prompts: float
 ) -> tuple[Array, Array]:
-    """Variance and degrees of freedom out of the observed (or expected) variances of the three kinds of means."""
+    """Variance and degrees of freedom from the observed (or expected) variances of the three kinds of means."""
     by_seed, residual = np.asarray(sum(over_seeds)), np.asarray(sum(rest))
     seed, interaction = np.maximum(by_seed - residual, 0), np.maximum(over_prompts - residual, 0)
     variance = residual + seed + interaction
@@ -138,9 +138,9 @@ def components(a: Array, b: Array, *, pairs: bool = False) -> Components:
 def expected_error(
     parts: Sequence[Components], *, seeds: tuple[float, float] | None = None, prompts_factor: float = 1.0
 ) -> tuple[float, float]:
-    """Standard error of the difference, and its degrees of freedom, that other numbers of seeds and prompts would give.
+    """Expected standard error of the difference, and its degrees of freedom, for other numbers of seeds and prompts.
 
-    parts: one per task. seeds: of a and of b on every task; None: as observed. prompts_factor: times the prompts of every task.
+    parts: one per task. seeds: of a and of b on every task; None: as observed. prompts_factor: factor of every task's prompts.
     """
     total = squares = 0.0
     for part in parts:
@@ -151,7 +151,7 @@ def expected_error(
 
 
 def _expected(part: Components, sizes: Sequence[float], prompts: float) -> tuple[float, float]:
-    """Variance on one task, and what Satterthwaite's rule divides its square by; as `_combine`, from the components."""
+    """Variance on one task, and the divisor of its square in Satterthwaite's rule; like `_combine`, from the components."""
     variance = squares_seed = squares_rest = residual = 0.0
     for seed, rest, size in zip(part.seed, part.residual, sizes, strict=True):
         noise = rest / (size * prompts)
@@ -175,9 +175,9 @@ def crossed_power(
     seeds: tuple[int, int] | None = None,
     prompts_factor: float = 1.0,
 ) -> float:
-    """Chance that the crossed test finds `difference`, with other numbers of seeds and prompts as in `expected_error`.
+    """Power of the crossed test for `difference`, with other numbers of seeds and prompts as in `expected_error`.
 
-    The test uses its estimates of the components, which vary and are never negative, so it finds less than one that knows them.
+    The test estimates the components, which vary and are never negative, so its power is lower than with known components.
     """
     nodes = _normal_nodes(3 * len(parts))
     true, estimated, squares = 0.0, np.zeros(_NODES), np.zeros(_NODES)
@@ -202,7 +202,7 @@ def crossed_power(
 
 @lru_cache
 def _normal_nodes(dimensions: int) -> Array:
-    """Standard normal values [D, N] that fill space evenly: Roberts' additive sequence (2018), the same ones at every call."""
+    """Standard normal values [D, N] that fill space evenly: Roberts' additive sequence (2018), the same at every call."""
     root = 2.0
     for _ in range(60):
         root = (1 + root) ** (1 / (dimensions + 1))
@@ -217,7 +217,7 @@ def _mean_square(normal: Array, df: float) -> Array:
 
 
 def _t_border(df: Array, alpha: float) -> Array:
-    """What |t| must exceed at `alpha`, for many degrees of freedom, from a table over their inverse."""
+    """The critical value of |t| at `alpha`, for many degrees of freedom, from a table over their inverse."""
     inverse, borders = _t_borders(alpha)
     return np.asarray(np.interp(1 / np.maximum(df, 1.0), inverse, borders))
 
@@ -233,7 +233,7 @@ def crossed_seeds_needed(
 ) -> int | None:
     """Seeds of each algorithm that find `difference` on this many prompts with probability POWER; None: no number does.
 
-    widen: times the components of seeds and residual, for a cautious answer.
+    widen: factor of the seed and residual components, for a cautious answer.
     """
     wider = [_widened(part, widen) for part in parts]
 
@@ -288,7 +288,7 @@ def _widened(part: Components, widen: float) -> Components:
 
 
 def _smallest(enough: Callable[[int], bool], least: int, most: int) -> int | None:
-    """The smallest whole number from `least` on that is enough, where more is never worse; None if `most` is not."""
+    """The smallest integer from `least` on for which `enough` holds, which is monotone; None if it fails for `most`."""
     if enough(least):
         return least
     low, step = least, 1
@@ -303,7 +303,7 @@ def _smallest(enough: Callable[[int], bool], least: int, most: int) -> int | Non
 
 
 def prompt_covariance(tables: Sequence[Array]) -> Array:
-    """Covariance [K, K] of the algorithms' means that comes from drawing other prompts; for ranks. tables: K of [S_k, P]."""
+    """Covariance [K, K] of the algorithms' means due to the choice of prompts; for ranks. tables: K of [S_k, P]."""
     columns = np.array([np.asarray(table, float).mean(axis=0) for table in tables])
     prompts = columns.shape[1]
     noise = [

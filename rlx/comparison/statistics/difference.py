@@ -1,7 +1,7 @@
 """Tests of a difference between two algorithms over seeds, each with its interval. A difference is always a minus b.
 
 The arms are strata: one array [S_m] of scores per task (one task: a list of one array). With several tasks the claim is
-about the mean over these tasks: variances add within tasks, so easy and hard tasks do not blur each other.
+about the mean over these tasks: variances are computed within tasks, so differences between tasks do not inflate them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENUMERATED = 20_000
 
 @dataclass(frozen=True)
 class TestResult:
-    """What a test says. p is two-sided; None if the data give no test (no spread). low, high: interval of the difference."""
+    """The result of a test. p is two-sided; None if no test is possible (no spread). low, high: interval of the difference."""
 
     __test__ = False
 
@@ -50,7 +50,7 @@ def welch(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
 def paired(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
     """Student's t test of the differences of runs that share their seed. a, b: one [S_m] per task, in the same seed order."""
     gaps = [np.asarray(x, float) - np.asarray(y, float) for x, y in zip(a, b, strict=True)]
-    # the spread of differences is judged against the size of the scores: what is left by subtraction may be rounding
+    # compare the spread of differences with the size of the scores, as it may be only rounding
     spreads = [
         0.0 if np.ptp(gap) <= 1e-12 * max(np.abs(x).max(), 1e-300) else deviation(gap) for gap, x in zip(gaps, a, strict=True)
     ]
@@ -61,7 +61,7 @@ def paired(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
 
 
 def student_t(name: str, difference: float, error: float, df: float, *, level: float) -> TestResult:
-    """The t test of a difference with this standard error; without any error there is no test."""
+    """The t test of a difference with this standard error; no test if the error is 0."""
     if error == 0:
         return TestResult(name, difference, difference, difference, 0.0, df, None, None)
     statistic = difference / error
@@ -73,7 +73,7 @@ def student_t(name: str, difference: float, error: float, df: float, *, level: f
 def studentised_permutation_p(
     a: Strata, b: Strata, rng: np.random.Generator, *, over_prompts: float = 0.0, num_permutations: int = 9_999
 ) -> float:
-    """p of Welch's statistic over relabelled runs: exact for equal algorithms whatever the shape of their scores.
+    """p of Welch's statistic over relabelled runs: exact for equal algorithms, whatever the shape of their scores.
 
     All relabellings where there are few (one task), else random ones with the (1 + hits) / (1 + draws) rule
     (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6). a, b: one [S_m] per task. over_prompts: variance that other prompts add to
@@ -150,7 +150,7 @@ def _ranks(values: Array) -> Array:
 def holm(p: Sequence[float | None], *, total: int | None = None) -> list[float | None]:
     """Holm's adjustment: the chance of any false claim among all of them stays below the level. None (no test) counts as 1.
 
-    total: how many there are with those that were not computed; these count as 1 too.
+    total: the number of tests including those not computed, which also count as 1.
     """
     number = max(len(p), total or 0)
     order = sorted(range(len(p)), key=lambda index: 1.0 if p[index] is None else p[index])  # type: ignore[arg-type, return-value]
@@ -163,18 +163,18 @@ def holm(p: Sequence[float | None], *, total: int | None = None) -> list[float |
     return adjusted
 
 
-# How much a number of seeds can show: power, the smallest difference it could have found, the seeds that one needs.
+# Power of a number of seeds, the smallest detectable difference, and the seeds needed.
 
 
 MAX_SEEDS = 100_000
-POWER = 0.8  # of a test that has enough seeds
+POWER = 0.8  # target power of a test
 
 
 def power(difference: float, *, error: float, df: float, alpha: float = 0.05) -> float:
     """Chance that a two-sided t test finds `difference` when its standard error is `error` with `df` degrees of freedom."""
     critical = float(special.stdtrit(df, 1 - alpha / 2))
     shift = abs(difference) / error
-    if shift > critical + 30:  # far beyond any doubt, where nctdtr loses its digits
+    if shift > critical + 30:  # the power is 1, and nctdtr would lose precision
         return 1.0
     upper = special.nctdtr(df, shift, critical)
     lower = special.nctdtr(df, shift, -critical)
@@ -186,11 +186,11 @@ def detectable_difference(*, error: float, df: float, alpha: float = 0.05) -> fl
     if error == 0:
         return 0.0
     critical = float(special.stdtrit(df, 1 - alpha / 2))
-    return float(special.nctdtrinc(df, 1 - POWER, critical)) * error  # the far tail adds nothing that could be seen
+    return float(special.nctdtrinc(df, 1 - POWER, critical)) * error  # the far tail is negligible
 
 
 def seeds_needed(difference: float, *, deviations: tuple[float, float], alpha: float = 0.05) -> int | None:
-    """Seeds per algorithm that find `difference` with probability POWER; None if there is none to find, or no end to it.
+    """Seeds per algorithm that find `difference` with probability POWER; None if it is 0 or would need infinitely many.
 
     deviations: standard deviations of the two arms over seeds (Welch). For a paired test: (deviation of the differences, 0).
     """

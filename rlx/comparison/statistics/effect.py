@@ -15,7 +15,7 @@ from rlx.comparison.statistics.interval import Array, Interval, Strata, deviatio
 
 
 def small_sample_factor(df: float) -> float:
-    """What makes Cohen's d unbiased for normal scores: Hedges' J, in the usual form 1 - 3 / (4 df - 1)."""
+    """The factor that makes Cohen's d unbiased for normal scores: Hedges' J, in the usual form 1 - 3 / (4 df - 1)."""
     return 1 - 3 / (4 * df - 1)
 
 
@@ -23,7 +23,7 @@ def average_deviation(a: Strata, b: Strata) -> tuple[float, float]:
     """Root mean square of both arms' standard deviations over seeds, and its degrees of freedom. a, b: one [S_m] per task.
 
     Unlike a pooled deviation it does not depend on which arm has more seeds (Delacre et al. 2021, doi:10.31234/osf.io/tu6mp).
-    The degrees of freedom are those of the pooled deviation where the numbers of seeds are equal, for then both are one figure.
+    The degrees of freedom are those of the pooled deviation if the numbers of seeds are equal, as both deviations are then equal.
     """
     sizes = np.array([len(x) for x in (*a, *b)])
     variances = np.array([deviation(x) ** 2 for x in (*a, *b)])
@@ -53,7 +53,7 @@ def hedges_g_interval(
 ) -> Interval | None:
     """Interval of the standardised difference, by inverting a noncentral t with Welch's error and degrees of freedom.
 
-    a, b: one [S_m] per task. error, df: of the difference, where pairs of runs make it another one.
+    a, b: one [S_m] per task. error, df: of the difference, if runs are paired.
     """
     spread, _ = average_deviation(a, b)
     welch_result = welch(a, b)
@@ -69,7 +69,7 @@ def _noncentrality(statistic: float, df: float, probability: float) -> float:
     """The shift of a noncentral t under which `statistic` is its `probability` quantile."""
     if statistic < 0:
         return -_noncentrality(-statistic, df, 1 - probability)
-    if statistic > 1000:  # there only the denominator of t matters, a chi
+    if statistic > 1000:  # only the denominator of t, a chi, matters there
         return statistic * float(np.sqrt(special.chdtri(df, probability) / df))
     return float(special.nctdtrinc(df, probability, statistic))
 
@@ -86,7 +86,7 @@ def _wins(a: Array, b: Array) -> float:
 
 
 def probability_of_improvement_interval(a: Strata, b: Strata, *, level: float = 0.95) -> Interval | None:
-    """Newcombe's score interval (2006, doi:10.1002/sim.2324, method 5): no width 0 when all of a beat all of b.
+    """Newcombe's score interval (2006, doi:10.1002/sim.2324, method 5), whose width is not 0 when all of a beat all of b.
 
     a, b: one [S_m] per task; over tasks, the squared widths of the tasks' intervals add on each side. None below 2 runs.
     """
@@ -115,7 +115,7 @@ def _newcombe(estimate: float, size_a: int, size_b: int, level: float) -> tuple[
 
 
 def _root(distance: Callable[[float], float], outside: float, inside: float) -> float:
-    """Where `distance` turns from positive (outside) to negative (inside), by halving."""
+    """The root of `distance`, positive at `outside` and negative at `inside`, by bisection."""
     for _ in range(50):
         middle = (outside + inside) / 2
         outside, inside = (middle, inside) if distance(middle) > 0 else (outside, middle)
@@ -123,10 +123,10 @@ def _root(distance: Callable[[float], float], outside: float, inside: float) -> 
 
 
 def chance_p(a: Array, b: Array, rng: np.random.Generator, *, num_permutations: int = 9_999) -> float:
-    """Two-sided p of the chance that a run of a beats a run of b being one half, ties counting half. a: [S], b: [S'].
+    """Two-sided p for the hypothesis that a run of a beats a run of b with probability 1/2, ties counting half. a: [S], b: [S'].
 
     Brunner and Munzel's statistic over relabelled runs (Neubert and Brunner 2007, doi:10.1016/j.csda.2006.05.024): exact for
-    equal distributions, close to the level for distributions of unlike shapes; all relabellings where there are few.
+    equal distributions, close to the level for different shapes; all relabellings if there are few.
     """
     x, y = np.asarray(a, float), np.asarray(b, float)
     pool, size = np.concatenate([x, y]), len(x)
@@ -147,7 +147,7 @@ def _brunner_munzel(values: Array, size: int) -> Array:
     x, y = values[:, :size], values[:, size:]
     wins = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])  # [R, S, S']
     of_a, of_b = wins.mean(axis=2), wins.mean(axis=1)
-    least = 1 / (2 * size * y.shape[1]) ** 2  # where all of one beat all of the other, both variances are 0
+    least = 1 / (2 * size * y.shape[1]) ** 2  # if all of one beat all of the other, both variances are 0
     variance = of_a.var(axis=1, ddof=1) / size + of_b.var(axis=1, ddof=1) / y.shape[1]
     return np.asarray((of_a.mean(axis=1) - 0.5) / np.sqrt(np.maximum(variance, least)))
 

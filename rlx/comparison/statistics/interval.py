@@ -28,7 +28,7 @@ class Interval:
     method: str
 
     def to_dict(self) -> dict[str, float | str | None]:
-        """Plain values, as they stand in comparison.json; an infinite end is null."""
+        """Plain values, as in comparison.json; an infinite end is null."""
         ends = {name: value if math.isfinite(value) else None for name, value in (("low", self.low), ("high", self.high))}
         return {**ends, "level": self.level, "method": self.method}
 
@@ -39,7 +39,7 @@ def t_quantile(df: float, level: float) -> float:
 
 
 def iqm(scores: Array) -> float:
-    """Interquartile mean: the mean after a quarter is cut off at each end, floor(S/4) values. Below 4 values: the mean.
+    """Interquartile mean: the mean without the lowest and highest floor(S/4) values. Below 4 values: the mean.
 
     scores: any shape, flattened (Agarwal et al. 2021, arXiv:2108.13264).
     """
@@ -49,12 +49,12 @@ def iqm(scores: Array) -> float:
 
 
 def optimality_gap(scores: Array, *, target: float) -> float:
-    """How far the scores fall short of `target` on average; what lies above it does not make up for what lies below."""
+    """Mean shortfall of the scores from `target`; scores above it do not compensate for scores below it."""
     return float(np.maximum(target - np.asarray(scores, float), 0).mean())
 
 
 def deviation(scores: Array) -> float:
-    """Standard deviation over seeds (S - 1 in the denominator); exactly 0 where only rounding differs. scores: [S]."""
+    """Standard deviation over seeds (S - 1 in the denominator); exactly 0 if scores differ only by rounding. scores: [S]."""
     values = np.asarray(scores, float)
     if len(values) < 2:
         return float("nan")
@@ -110,13 +110,13 @@ def _require_spread(strata: Strata) -> None:
         raise EvidenceError(f"{fewest} seed carries no interval: its spread is unknown; run at least 5 seeds")
 
 
-# Do scores over seeds look like the normal ones that the intervals assume? S seeds.
+# Checks whether scores over seeds look normal, as the intervals assume. S seeds.
 
 
 def describe_shape(scores: Array, *, alpha: float = 0.05) -> str | None:
-    """'two groups', 'outlying low', 'outlying high', 'skewed', or None if nothing speaks against normal scores. scores: [S].
+    """'two groups', 'outlying low', 'outlying high', 'skewed', or None if the scores look normal. scores: [S].
 
-    By Shapiro and Wilk at `alpha`, the share of normal samples that are named too; below 5 scores nothing can be seen.
+    By Shapiro and Wilk's test at `alpha`, the share of normal samples that are flagged too; always None below 5 scores.
     """
     values = np.sort(np.asarray(scores, float))
     if len(values) < 5 or deviation(values) == 0:
@@ -135,7 +135,7 @@ def describe_shape(scores: Array, *, alpha: float = 0.05) -> str | None:
 def shapiro_wilk_p(scores: Array) -> float:
     """p of Shapiro and Wilk's test in Royston's approximation (1995, AS R94), for 4 scores or more. scores: [S].
 
-    Written out here because importing scipy.stats would take most of the time of a comparison.
+    Implemented here because importing scipy.stats would take most of the time of a comparison.
     """
     values = np.sort(np.asarray(scores, float))
     size = len(values)

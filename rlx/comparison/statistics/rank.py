@@ -1,4 +1,4 @@
-"""Which of several algorithms is first, and ranks over several tasks. K algorithms, M tasks, S seeds."""
+"""The probability that an algorithm is the best, and ranks over several tasks. K algorithms, M tasks, S seeds."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def first_rank_probability(
 ) -> Array:
     """Chance that each algorithm has the highest true mean, given these runs; ties share. arms: K strata; returns [K].
 
-    Each mean is drawn from its t distribution around what was measured, with S - 1 degrees of freedom (the fiducial solution of
-    the Behrens-Fisher problem), so that of two equal algorithms one gets 0.975 or more in at most 5 % of comparisons.
-    prompts: covariance [K, K] of the means over prompts (`prompt_covariance`); None: on these prompts.
+    Each mean is drawn from its t distribution around the measured mean, with S - 1 degrees of freedom (the fiducial solution of
+    the Behrens-Fisher problem), so that one of two equal algorithms gets 0.975 or more in at most 5 % of comparisons.
+    prompts: covariance [K, K] of the means over prompts (`prompt_covariance`); None: for these prompts only.
     """
     means = np.zeros((len(arms), num_draws))
     for index, strata in enumerate(arms):
@@ -49,7 +49,7 @@ def first_rank_probability(
 
 
 def at_most(chances: Array, limits: Array) -> Array:
-    """Probabilities cut to limits; what is cut goes to the others in proportion. chances, limits: [K]; returns [K]."""
+    """Probabilities limited to `limits`; the excess is distributed over the others in proportion. All [K]."""
     cut = np.minimum(chances, limits)
     spare, room = float(chances.sum() - cut.sum()), np.where(chances < limits, limits - cut, 0.0)
     if spare <= 0 or room.sum() <= 0:
@@ -59,7 +59,7 @@ def at_most(chances: Array, limits: Array) -> Array:
 
 
 def task_ranks(scores: Array) -> Array:
-    """Rank of each algorithm within each task, 1 for the highest score, ties sharing. scores: [M, K]; returns [M, K]."""
+    """Rank of each algorithm within each task, 1 for the highest score, ties share. scores: [M, K]; returns [M, K]."""
     values = np.asarray(scores, float)
     above = (values[:, None, :] > values[:, :, None]).sum(axis=2)
     equal = (values[:, None, :] == values[:, :, None]).sum(axis=2)
@@ -67,10 +67,10 @@ def task_ranks(scores: Array) -> Array:
 
 
 def friedman(scores: Array, *, alpha: float = 0.05) -> RankTest:
-    """Do the algorithms' ranks differ over tasks? scores: [M, K], one aggregated score a task and algorithm.
+    """Test whether the algorithms' ranks differ over tasks. scores: [M, K], one aggregated score per task and algorithm.
 
-    Friedman 1937 with the correction for ties; F of Iman and Davenport 1980 (where all tasks
-    rank alike its p would be 0; the exact one stands there); Nemenyi's critical difference as in Demsar 2006.
+    Friedman 1937 with the correction for ties; F of Iman and Davenport 1980 (if all tasks rank alike, its p would be 0, so the
+    exact p is used); Nemenyi's critical difference as in Demsar 2006.
     """
     from scipy import stats  # the studentised range; a slow import that only this needs
 

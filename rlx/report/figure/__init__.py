@@ -1,1 +1,1 @@
-"""The figures of a comparison: what each holds (`scores`, `curves`), and two ways to draw them (`svg`, `paper`)."""
+"""The figures of a comparison: their content (`scores`, `curves`), and two renderers (`svg`, `paper`)."""

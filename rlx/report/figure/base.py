@@ -1,4 +1,4 @@
-"""What a figure is: axes, marks, a legend and a caption. Nothing here knows how it is drawn.
+"""The content of a figure: axes, marks, a legend and a caption, independent of the renderer.
 
 `svg` draws a figure for the page and `paper` draws it with matplotlib; both read the same marks, so a figure's content is
 written once. Coordinates are those of the data. An axis of names puts its i-th name at i, the first one at the top or left.
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Colour = int | str  # a variant's number, or a word that both renderers know: better, worse, equivalent, inconclusive, exploratory
-MOST_LABELLED = 10  # labels beside points: more of them would hide each other
+Colour = int | str  # a variant's index, or a word for both renderers: better, worse, equivalent, inconclusive, exploratory
+MOST_LABELLED = 10  # labels beside points; more would overlap
 
 
 @dataclass(frozen=True)
 class FigureAxis:
-    """An axis from `low` to `high`. names: what stands at 0, 1, 2, ... instead of numbers; a name may go on in a second line,
-    where one has no room. is_whole: it counts things.
+    """An axis from `low` to `high`. names: labels at 0, 1, 2, ... instead of numbers; a name may continue in a second line if
+    one is too short. is_whole: it counts things, so ticks are integers.
 
-    has_grid: whether lines lead from the ticks across the plot.
+    has_grid: whether grid lines extend from the ticks across the plot.
     """
 
     label: str = ""
@@ -32,13 +32,13 @@ class FigureAxis:
 
     @property
     def span(self) -> tuple[float, float]:
-        """The limits as both renderers use them: of some width, whatever the data."""
+        """The limits that both renderers use, never of zero width."""
         return (-0.5, len(self.names) - 0.5) if self.names else broadened(self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; one that is not finite breaks it. role: mean, seed (shown on demand) or faint.
+    """A line through points; a non-finite point breaks it. role: mean, seed (shown on demand) or faint.
 
     is_stepped: each value holds until the next x. label: stands at its end.
     """
@@ -89,7 +89,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Tile:
-    """A cell of a matrix, at the i-th name of each axis. share: 0 to 1, coloured by its side of 1/2; text stands in it."""
+    """A cell of a matrix, at the i-th name of each axis. share: 0 to 1, coloured by its side of 1/2; text: its label."""
 
     x: int
     y: int
@@ -120,9 +120,9 @@ Mark = Line | Band | Bar | Dot | Tile | Zone | Rule
 class Figure:
     """A figure of a comparison.
 
-    name: its id and file name. about: what it shows, for those who cannot see it. legend: (variant's number, its label).
-    family, choice: figures of one family are alternatives (the metric, what it is drawn over), and the page shows one of them
-    at a time; choice holds a word for each. is_printed: whether it is written as PDF and PNG too.
+    name: its id and file name. about: a text alternative. legend: (variant's index, its label).
+    family, choice: figures of one family are alternatives (metric, x axis), of which the page shows one at a time; choice has a
+    word for each. is_printed: whether it is also written as PDF and PNG.
     """
 
     name: str
@@ -139,23 +139,23 @@ class Figure:
 
     @property
     def has_seeds(self) -> bool:
-        """Whether it holds lines of single runs, which the page shows on demand."""
+        """Whether it has lines of single runs, which the page shows on demand."""
         return any(isinstance(mark, Line) and mark.role == "seed" for mark in self.marks)
 
     @property
     def is_matrix(self) -> bool:
-        """Whether both axes hold names."""
+        """Whether both axes have names."""
         return bool(self.x.names and self.y.names)
 
 
 def with_room(low: float, high: float) -> tuple[float, float]:
-    """A range with some space around its data."""
+    """A range with some margin around its data."""
     space = (high - low) * 0.05 if high > low else 0.05 * abs(high) or 0.02
     return low - space, high + space
 
 
 def framed(lines: Sequence[float], bands: Sequence[float]) -> tuple[float, float]:
-    """Limits of an axis that shows all of the lines and of the bands what widens it by the lines' own range on each side."""
+    """Axis limits that show all lines, and bands only as far as one range of the lines beyond them on each side."""
     lines, bands = ([value for value in values if math.isfinite(value)] for values in (lines, bands))
     low, high = min(lines or bands), max(lines or bands)
     reach = high - low or math.inf
@@ -163,7 +163,7 @@ def framed(lines: Sequence[float], bands: Sequence[float]) -> tuple[float, float
 
 
 def cut_note(bands: Sequence[float], axis: FigureAxis) -> str:
-    """A sentence for bands that the frame cuts; empty if all of them is seen."""
+    """A sentence for bands that the frame cuts; "" if they are fully visible."""
     seen = [value for value in bands if math.isfinite(value)]
     if not seen or (axis.low <= min(seen) and max(seen) <= axis.high):
         return ""
@@ -171,7 +171,7 @@ def cut_note(bands: Sequence[float], axis: FigureAxis) -> str:
 
 
 def broadened(low: float, high: float) -> tuple[float, float]:
-    """A range of some width, whatever the data; 0 to 1 where they are not finite."""
+    """A range that is never of zero width; 0 to 1 for non-finite data."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return 0.0, 1.0
     if high - low < 1e-12 * max(1.0, abs(high)):
@@ -181,7 +181,7 @@ def broadened(low: float, high: float) -> tuple[float, float]:
 
 
 def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
-    """About `count` round numbers from low to high; `whole` ones where halves of a thing do not exist."""
+    """About `count` round numbers from low to high; integers if `whole`."""
     span = high - low
     if not span > 0:
         return [low]
@@ -193,7 +193,7 @@ def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[f
 
 
 def tick_text(value: float, step: float) -> str:
-    """A tick's label: as many decimals as the step needs, thousands and millions in short."""
+    """A tick's label: as many decimals as the step needs, thousands and millions abbreviated."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size and step >= size / 100:
             return f"{value / size:g}{unit}"

@@ -1,4 +1,4 @@
-"""Figures over training: the score, its interquartile mean over what was spent, and every other metric that was logged."""
+"""Figures over training: the score, its interquartile mean over costs, and every other logged metric."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from rlx.report.figure.scores import MANY, MOST_LINES, legend_of
 from rlx.report.text import level
 
 MOST_POINTS = 150
-MOST_SEEDS = 20  # single runs of one variant
-PATH_BYTES = 1_300_000  # that the lines of all metrics may take on a page
-POINT_BYTES = 6  # of a point in a path
-MOST_METRIC_FIGURES = 300  # metrics times positions times tasks
+MOST_SEEDS = 20  # single runs shown per variant
+PATH_BYTES = 1_300_000  # limit for the lines of all metrics on a page
+POINT_BYTES = 6  # bytes per point in a path
+MOST_METRIC_FIGURES = 300  # metrics times x axes times tasks
 FEWEST_POINTS, METRIC_POINTS, IQM_POINTS = 12, 60, 25
 X_LABELS = {"step": "step", "tokens": "tokens sampled and trained", "seconds": "seconds of training, without evaluations"}
 PRINTED_METRICS = ("loss", "kl", "entropy", "reward_mean", "reward", "completion_length", "clip_fraction_high", "grad_norm")
 
 
 def curve_figures(comparison: Comparison) -> list[Figure]:
-    """Learning curves over seeds, a figure a task; single seeds on demand."""
+    """Learning curves over seeds, one figure per task; single seeds on demand."""
     order = {variant.label: place for place, variant in enumerate(comparison.variants)}
     figures = []
     for index, task in enumerate(comparison.tasks):
@@ -78,14 +78,14 @@ def _heights(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
-    """Every k-th point and the last: more cannot be seen."""
+    """Every k-th point and the last, as more would not be visible."""
     stride = max(1, math.ceil(len(xs) / most))
     keep = sorted({*range(0, len(xs), stride), len(xs) - 1})
     return [float(xs[i]) for i in keep], [float(ys[i]) for i in keep]
 
 
 def shown_logs(comparison: Comparison) -> list[RunLog]:
-    """What the runs of the foremost variants logged, at most so many of each variant and task."""
+    """The logs of the best variants' runs, with a limited number per variant and task."""
     labels = [variant.label for variant in comparison.variants[:MOST_LINES]]
     kept = []
     for label in labels:
@@ -123,7 +123,7 @@ def efficiency_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[F
 
 
 def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figure]:
-    """Each logged metric that says something, over steps, tokens and seconds, on each task."""
+    """Each informative logged metric, over steps, tokens and seconds, on each task."""
     metrics = metrics_to_draw(logs) if logs else []
     overs = [over for over in OVER if has_positions(logs, over)]
     tasks = comparison.tasks[: max(1, MOST_METRIC_FIGURES // max(1, len(metrics) * len(overs)))]
@@ -152,7 +152,7 @@ def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figur
 
 
 def _unlike(comparison: Comparison, metric: str) -> str:
-    """That a loss is another quantity for each algorithm."""
+    """A note that a loss is a different quantity for each algorithm."""
     if not metric.endswith("loss") or len({variant.algorithm for variant in comparison.variants}) < 2:
         return ""
     return " Losses of unlike algorithms are other quantities: the lower one is no better policy."
@@ -168,7 +168,7 @@ def _metric_figure(
     *,
     beside: tuple[Sequence[float], Sequence[float]] = ((), ()),
 ) -> Figure:
-    """Lines, bands and single runs of one metric. beside: values and ends of bands of a figure whose scale it shares."""
+    """Lines, bands and single runs of one metric. beside: values and ends of bands of a figure with the same scale."""
     order = {variant.label: place for place, variant in enumerate(comparison.variants)}
     marks: list[Mark] = []
     for curve in sorted(curves, key=lambda curve: order[curve.variant]):
@@ -188,7 +188,7 @@ def _metric_figure(
 
 
 def _left_out(comparison: Comparison) -> str:
-    """What the figure does not hold, as a sentence."""
+    """A sentence on what the figure leaves out."""
     parts = []
     if len(comparison.variants) > MOST_LINES:
         parts.append(f"the best {MOST_LINES} of {len(comparison.variants)} variants")

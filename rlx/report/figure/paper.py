@@ -1,4 +1,4 @@
-"""Draws figures as PDF and PNG for papers: legible in print and in grey, told apart by more than colour."""
+"""Draws figures as PDF and PNG for papers: legible in print and in grey, distinguished by more than colour."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlx.report.text import one_line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, darkest contrasts first: they differ for the colour-blind, and in lightness
+# Okabe and Ito's colours, strongest contrasts first: distinguishable by colour-blind readers and in lightness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#7F7F7F")
-VERDICTS = {"better": "#0072B2", "worse": "#0072B2"}  # decided; all others are grey
+VERDICTS = {"better": "#0072B2", "worse": "#0072B2"}  # decided verdicts; all others are grey
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
-WIDTH = 5.5  # inches, a column and a half
+WIDTH = 5.5  # inches, one and a half columns
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -31,20 +31,20 @@ STYLE: Any = {
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.4,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # letters, not outlines: journals ask for it
+    "pdf.fonttype": 42,  # embeds fonts instead of outlines, as journals require
     "savefig.bbox": "tight",
 }
 
 
 def write_figures(figures: Iterable[Figure], directory: Path) -> list[Path]:
-    """Writes each figure as PDF and PNG (300 dpi); returns the directory and the files."""
+    """Write each figure as PDF and PNG (300 dpi); return the directory and the files."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
     directory.mkdir(parents=True, exist_ok=True)
     written = [directory]
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # labels in scripts that the font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # labels in scripts missing from the font
         for figure in figures:
             canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained")
             draw_on_axes(figure, canvas.subplots())
@@ -56,7 +56,7 @@ def write_figures(figures: Iterable[Figure], directory: Path) -> list[Path]:
 
 
 def draw_on_axes(figure: Figure, axes: Axes) -> None:
-    """The figure on axes of matplotlib."""
+    """Draw the figure on matplotlib axes."""
     for mark in figure.marks:
         _DRAWN[type(mark)](axes, mark)
     dots = [mark for mark in figure.marks if isinstance(mark, Dot) and mark.label]
@@ -83,14 +83,14 @@ def draw_on_axes(figure: Figure, axes: Axes) -> None:
 
 
 def plain_label(text: str, most: int = 48) -> str:
-    """A label that no formula language reads."""
+    """A label with formula characters escaped."""
     flat = one_line(text)
     flat = flat if len(flat) <= most else flat[: most // 2] + "…" + flat[-(most // 2 - 1) :]
     return flat.replace("$", r"\$")
 
 
 def line_style(colour: Colour) -> dict[str, Any]:
-    """Colour and dashes of a line; a colour that comes again comes with other dashes."""
+    """Colour and dashes of a line; a repeated colour gets different dashes."""
     if isinstance(colour, str):
         return {"color": VERDICTS.get(colour, "0.45"), "linestyle": "-"}
     turn = colour // len(COLOURS)
@@ -98,14 +98,14 @@ def line_style(colour: Colour) -> dict[str, Any]:
 
 
 def _height(figure: Figure) -> float:
-    """Inches."""
+    """The height in inches."""
     rows = len(figure.y.names)
     lines = max((_row_name(figure, place).count("\n") for place in range(rows)), default=0)
     return 1.2 + 0.3 * rows if figure.is_matrix else 0.9 + (0.26 + 0.1 * lines) * rows if rows else 2.8
 
 
 def _row_name(figure: Figure, place: int) -> str:
-    """A row's name, in two lines where one is too short for it."""
+    """A row's name, in two lines if one is too short for it."""
     number, name = f"{place + 1} " if figure.is_matrix else "", figure.y.names[place]
     return number + (" " if len(name) <= 40 else "\n").join(plain_label(part, 40) for part in name.split("\n"))
 
@@ -115,7 +115,7 @@ def _marker(colour: Colour) -> str:
 
 
 def _add_legend(figure: Figure, axes: Axes) -> None:
-    """Names beside the plot, for the variants of the legend."""
+    """Add the legend beside the plot."""
     if not figure.legend:
         return
     from matplotlib.lines import Line2D
@@ -135,7 +135,7 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
 def _line(axes: Axes, mark: Line) -> None:
     style = {**line_style(mark.colour), "drawstyle": "steps-post" if mark.is_stepped else "default"}
     if mark.role == "seed":
-        return  # single runs are shown on the page, where they can be told apart
+        return  # single runs are shown only on the page, where they can be distinguished
     faint = {"alpha": 0.4, "linewidth": 0.8} if mark.role == "faint" else {}
     axes.plot(mark.xs, mark.ys, **{**style, **faint})
     if mark.label:

@@ -13,10 +13,10 @@ from rlx.comparison.wording import score_text
 from rlx.report.figure.base import Band, Bar, Dot, Figure, FigureAxis, Line, Mark, Rule, Tile, Zone, with_room
 from rlx.report.text import interval, level, one_line, percent, significant
 
-MOST_LINES = 12  # more lines in one figure cannot be told apart
+MOST_LINES = 12  # more lines in one figure cannot be distinguished
 MOST_ROWS = 40
 MOST_IN_MATRIX = 16
-MANY = 6  # more bands than this hide each other: they become fainter
+MANY = 6  # more bands than this would hide each other, so they become fainter
 
 
 def score_figure(comparison: Comparison) -> list[Figure]:
@@ -45,7 +45,7 @@ def score_figure(comparison: Comparison) -> list[Figure]:
 
 
 def _estimate(value: float, around: Interval | None, at: float, colour: int | str, hover: str) -> list[Mark]:
-    """A dot in its interval."""
+    """A dot with its interval."""
     bar: list[Mark] = [Bar(around.low, around.high, at, colour)] if around is not None else []
     return [*bar, Dot(value, at, colour, hover)]
 
@@ -77,7 +77,7 @@ def aggregate_figures(comparison: Comparison) -> list[Figure]:
 
 
 def difference_figure(comparison: Comparison) -> list[Figure]:
-    """The difference of each pair with its interval; the margin as a band around zero."""
+    """The difference of each pair with its interval, and the margin as a band around zero."""
     pairs = [pair for pair in comparison.pairs if math.isfinite(pair.low)][:MOST_ROWS]
     if not pairs:
         return []
@@ -98,7 +98,7 @@ def difference_figure(comparison: Comparison) -> list[Figure]:
 
 
 def improvement_figure(comparison: Comparison) -> list[Figure]:
-    """A matrix: the chance that a run of the row beats a run of the column. Two variants have one such number: no figure."""
+    """A matrix of the chances that a run of the row beats a run of the column; no figure for two variants."""
     labels = [variant.label for variant in comparison.variants][:MOST_IN_MATRIX]
     if len(labels) < 3:
         return []
@@ -125,7 +125,7 @@ def improvement_figure(comparison: Comparison) -> list[Figure]:
 
 
 def profile_figure(comparison: Comparison) -> list[Figure]:
-    """Performance profiles: the share of runs above each score, a step at each run. None if all runs score alike."""
+    """Performance profiles: the share of runs above each score, with a step at each run. None if all scores are equal."""
     shown = comparison.profiles[:MOST_LINES]
     every = {score for arm in comparison.arms for scores in arm.scores for score in scores.tolist()}
     if sum(len(scores) for scores in comparison.arms[0].scores) < 2 or len(every) < 2:
@@ -152,11 +152,11 @@ def profile_figure(comparison: Comparison) -> list[Figure]:
 
 
 def legend_of(comparison: Comparison, places: Sequence[int]) -> tuple[tuple[int, str], ...]:
-    """The variants at these places, with their labels."""
+    """The legend of the variants at these indices."""
     return tuple((place, one_line(comparison.variants[place].label)) for place in places)
 
 
-# Figures about choices: swept hyperparameters, score against what it cost, and what a search may expect.
+# Figures about settings: swept hyperparameters, score against cost, and the expected result of a search.
 
 
 COSTS = (
@@ -169,7 +169,7 @@ MOST_IN_LEGEND = 24
 
 
 def importance_figures(comparison: Comparison) -> list[Figure]:
-    """What each swept key explains of the scores, a figure an algorithm; one swept key alone has its effect to show."""
+    """The share of score variance that each swept key explains, one figure per algorithm with several swept keys."""
     figures: list[Figure] = []
     found = comparison.importances
     for algorithm in dict.fromkeys(item.algorithm for item in found):
@@ -193,7 +193,7 @@ def importance_figures(comparison: Comparison) -> list[Figure]:
 
 
 def setting_figures(comparison: Comparison) -> list[Figure]:
-    """The score at each value of a swept key, a figure a key and algorithm."""
+    """The score at each value of a swept key, one figure per key and algorithm."""
     figures: list[Figure] = []
     for algorithm, key in dict.fromkeys((setting.algorithm, setting.key) for setting in comparison.settings):
         points = [setting for setting in comparison.settings if (setting.algorithm, setting.key) == (algorithm, key)]
@@ -226,7 +226,7 @@ def _value_text(value: Any) -> str:
 
 
 def cost_figures(comparison: Comparison) -> list[Figure]:
-    """Score against KL, tokens and seconds; what nothing beats in both is ringed. None for a cost that all variants share."""
+    """Score against KL, tokens and seconds; Pareto-optimal variants are ringed. None for a cost that all variants share."""
     figures = []
     sign = -1 if comparison.choices.is_lower_better else 1
     for key, title, label in COSTS:

@@ -1,8 +1,8 @@
-"""Draws a figure as SVG for the page: one drawing that fits every width, with hover texts; colours are classes.
+"""Draws a figure as SVG for the page: one drawing for all widths, with hover texts; colours are CSS classes.
 
-Positions are percentages of the plot, so the drawing stretches with the screen while letters, dots and lines keep their size.
-Lines and bands lie in a box of 1000 by 1000 units that is stretched over the plot. A `v<n>` class is a variant's colour, and
-what the page shows and hides; the style sheet decides between a wide and a narrow layout of names.
+Positions are percentages of the plot, so the drawing scales with the screen while letters, dots and lines keep their size.
+Lines and bands are drawn in a box of 1000 by 1000 units that is stretched over the plot. A `v<n>` class sets a variant's colour
+and lets the page show or hide it; the style sheet chooses between a wide and a narrow layout of names.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from rlx.report.figure.base import (
 )
 from rlx.report.text import one_line
 
-BOX = 1000  # units along each side of the box that lines and bands are drawn in
-MATRIX_NAME = 16  # characters of a line beside a matrix on narrow screens
-CHARACTER = 7.4  # pixels, of the labels' 12 px in a wide font
-LABEL_GAP = 14  # pixels, between two labels
-HEIGHT = 270  # pixels, of a plot without rows
-NARROW_ROW, TALL_ROW = 46, 62  # pixels, of a row on narrow screens, where its name stands above its marks in one line or two
-NARROW = 44  # characters that a narrow screen has room for
-NARROW_AXIS = 52  # and that stand there in the smaller letters below an axis
+BOX = 1000  # units along each side of the box for lines and bands
+MATRIX_NAME = 16  # characters per line beside a matrix on narrow screens
+CHARACTER = 7.4  # pixels per character of 12 px labels in a wide font
+LABEL_GAP = 14  # pixels between two labels
+HEIGHT = 270  # pixels of a plot without rows
+NARROW_ROW, TALL_ROW = 46, 62  # pixels of a row on narrow screens, with its name above its marks in one or two lines
+NARROW = 44  # characters that fit on a narrow screen
+NARROW_AXIS = 52  # characters that fit there in the smaller font below an axis
 TABLE_OF_SHAPES = ("M-{s} -{s}h{d}v{d}h-{d}z", "M0 -{t}l{u} {w}h-{x}z", "M0 -{r}l{r} {r}l-{r} {r}l-{r} -{r}z")
 
 
 def draw_svg(figure: Figure) -> str:
-    """The figure as one element: a plot inside the room that its labels need."""
+    """The figure as one element: a plot with margins for its labels."""
     plot = _Plot(figure)
     rows = len(figure.y.names)
     left = plot.room_for_names() if rows else 54
@@ -57,26 +57,26 @@ def draw_svg(figure: Figure) -> str:
 
 
 def escape(text: object) -> str:
-    """Text as it may stand in an element or an attribute."""
+    """Text escaped for an element or an attribute."""
     return html.escape(one_line(text), quote=True)
 
 
 def shorten(text: str, most: int) -> str:
-    """A label cut in its middle to `most` characters."""
+    """A label shortened in its middle to `most` characters."""
     most = max(6, most)
     return text if len(text) <= most else text[: most // 2 - 1] + "…" + text[-(most - most // 2) :]
 
 
 def in_two_lines(name: str, most: int) -> list[str]:
-    """A name in at most two lines, broken between words; what is too long for the second one is cut in its middle."""
+    """A name in at most two lines, broken between words; the second one is shortened in its middle if necessary."""
     first = textwrap.wrap(name, most)[0] if len(name) > most else name
     rest = name[len(first) :].strip()
     return [first, shorten(rest, most)] if rest else [first]
 
 
 def spread_labels(heights: Sequence[float], *, lowest: float = math.inf) -> list[float]:
-    """Where labels go so that none lies on another: each at its height, or pushed down as little as possible, and up again from
-    `lowest`, below which the axis has its own."""
+    """Positions of labels without overlap: each at its height, or pushed down as little as possible, and up again from
+    `lowest`, below which the axis has its own labels."""
     placed = list(heights)
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     floor, ceiling = -math.inf, lowest
@@ -89,17 +89,17 @@ def spread_labels(heights: Sequence[float], *, lowest: float = math.inf) -> list
 
 
 def colour_class(colour: Colour) -> str:
-    """The class of a variant, or of a verdict."""
+    """The CSS class of a variant or verdict."""
     return f"v{colour}" if isinstance(colour, int) else f"verdict-{colour}"
 
 
 def is_long(figure: Figure) -> bool:
-    """Whether the names of its rows ask for more width than other figures have."""
+    """Whether the names of its rows need more width than other figures have."""
     return not figure.is_matrix and _longest(figure) > 34
 
 
 def _longest(figure: Figure) -> int:
-    """Characters of the longest name of a row."""
+    """The number of characters of the longest row name."""
     return max(map(len, figure.y.names), default=0)
 
 
@@ -115,23 +115,23 @@ class _Plot:
         (self.left, self.right), (self.bottom, self.top) = figure.x.span, figure.y.span
 
     def x(self, value: float) -> float:
-        """The place of a value on the horizontal axis, as a share of the width."""
+        """The position of a value on the horizontal axis, as a share of the width."""
         return (value - self.left) / (self.right - self.left)
 
     def y(self, value: float) -> float:
-        """Share of the height, from the top; an axis of names runs downwards."""
+        """The position of a value as a share of the height, from the top; an axis of names runs downwards."""
         share = (value - self.bottom) / (self.top - self.bottom)
         return share if self.figure.y.names else 1 - share
 
     @property
     def is_tall(self) -> bool:
-        """Whether the names of rows go on in a second line on a narrow screen."""
+        """Whether the names of rows continue in a second line on a narrow screen."""
         return not self.figure.is_matrix and any("\n" in name for name in self.figure.y.names) and _longest(self.figure) > NARROW
 
     def room_for_names(self) -> int:
-        """Pixels on the left of the rows."""
+        """The width of the names left of the rows, in pixels."""
         longest = _longest(self.figure) + (3 if self.figure.is_matrix else 0)
-        if is_long(self.figure):  # names of two parts have a line for each
+        if is_long(self.figure):  # names of two parts get one line for each
             longest = max(len(part) for name in self.figure.y.names for part in name.split("\n"))
         return round(min(420.0 if is_long(self.figure) else 260.0, CHARACTER * longest + 20))
 
@@ -164,7 +164,7 @@ class _Plot:
         return "".join(parts)
 
     def _numbers(self, axis: FigureAxis, *, upright: bool) -> list[str]:
-        """The ticks of an axis of numbers, with the lines that lead from them."""
+        """The ticks of a numeric axis, with grid lines."""
         values = ticks(*axis.span, 5, whole=axis.is_whole)
         step = values[1] - values[0] if len(values) > 1 else 1.0
         parts = []
@@ -181,7 +181,7 @@ class _Plot:
         return parts
 
     def names(self) -> str:
-        """Names of rows: on the left, and above the marks for narrow screens; one of the two is shown."""
+        """Names of rows, both on the left and, for narrow screens, above the marks; one of the two is shown."""
         figure, parts = self.figure, []
         fits = int((self.room_for_names() - 14) / CHARACTER)
         for place, name in enumerate(figure.y.names):
@@ -204,13 +204,13 @@ class _Plot:
         return "".join(parts)
 
     def behind(self) -> str:
-        """What everything else lies on."""
+        """The background marks, below everything else."""
         parts, rows = [], len(self.figure.y.names)
         for mark in self.figure.marks:
             if isinstance(mark, Zone):
                 left, width = self.x(mark.low), self.x(mark.high) - self.x(mark.low)
                 parts.append(f'<rect class="zone" x="{_percent(left)}" y="0" width="{_percent(width)}" height="100%"/>')
-            elif isinstance(mark, Rule):  # a piece a row, which on a narrow screen ends below the row's name
+            elif isinstance(mark, Rule):  # one piece per row, which on a narrow screen ends below the row's name
                 at = _percent(self.x(mark.x))
                 top, end = (0.3, 0.75) if self.is_tall else (0.22, 0.78)
                 pieces = [(row + top, row + end) for row in range(rows)] if rows else [(0, 1)]
@@ -270,7 +270,7 @@ class _Plot:
             return f'<circle class="{colour_class(mark.colour)} ring" {place} r="9"/>'
         if mark.role == "seed":
             return f'<circle class="{colour_class(mark.colour)} seed-dot" {place} r="3">{_title(mark.hover)}</circle>'
-        shape = mark.colour // 8 % 4 if isinstance(mark.colour, int) else 0  # where colours come again, shapes do not
+        shape = mark.colour // 8 % 4 if isinstance(mark.colour, int) else 0  # repeated colours get different shapes
         kind = f"{colour_class(mark.colour)} mean"
         if shape == 0:
             return f'<circle class="{kind}" {place} r="5">{_title(mark.hover)}</circle>'
@@ -301,7 +301,7 @@ class _Plot:
         return self.text(share, self.y(mark.ys[end]), shorten(mark.label, 40), kind, anchor="end", dx=-4, dy=-8)
 
     def _path(self, points: Iterable[tuple[float, float]], *, is_stepped: bool, backwards: bool = False) -> str:
-        """The commands of a path through points, in whole units of the box; what leaves the plot runs along its edge."""
+        """The path commands through points, in integer units of the box; points outside are moved to the plot's edge."""
         places = [(round(BOX * self.x(x)), round(BOX * _clipped(self.y(y)))) for x, y in points]
         corners: list[tuple[int, int]] = []
         for x, y in places:
@@ -318,7 +318,7 @@ class _Plot:
 
 
 def _pieces(xs: Sequence[float], ys: Sequence[float]) -> list[list[tuple[float, float]]]:
-    """The runs of points that are finite."""
+    """The contiguous runs of finite points."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(xs, ys, strict=True):
         if math.isfinite(y):
