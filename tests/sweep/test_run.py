@@ -174,7 +174,7 @@ def test_new_begins_anew(sweep):
 def test_retries(sweep):
     ran = sweep("algorithm.does=raise_once,well", "sweep.retries=1")
     assert (ran.code, ran.job("does-raise_once")["attempts"]) == (0, 2)
-    assert "tried again" in ran.out
+    assert "retried" in ran.out
 
 
 def test_on_failure_stop_begins_no_other(sweep):
