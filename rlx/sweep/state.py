@@ -1,4 +1,4 @@
-"""How the jobs of a sweep stand, and `sweep.json`, which says it to everybody else."""
+"""The state of a sweep's jobs, and `sweep.json`, which holds it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCORE = "eval/score"
 
 @dataclass
 class JobState:
-    """One line of the plan. log_tail: the end of the log of a job that failed; attempts: how often it was begun."""
+    """The state of one job. log_tail: the end of the log of a failed job; attempts: how often it was begun."""
 
     name: str
     variant: str
@@ -48,7 +48,7 @@ class JobState:
 
     @classmethod
     def of(cls, job: PlannedJob) -> JobState:
-        """The state of a job that nobody has begun."""
+        """The state of a job that has not begun."""
         return cls(
             name=job.name,
             variant=job.variant,
@@ -60,7 +60,7 @@ class JobState:
 
     @classmethod
     def of_plan(cls, values: Mapping[str, Any]) -> JobState:
-        """The state of a job as a sweep.json holds it. Raises DataError for one of other types."""
+        """The state of a job from a sweep.json. Raises DataError for values of the wrong type."""
         known = {key: number(value) for key, value in values.items() if key in _FIELDS} if isinstance(values, Mapping) else {}
         hints = get_type_hints(cls)
         wrong = [item.name for item in dataclasses.fields(cls) if not _holds(known, item, hints[item.name])]
@@ -69,14 +69,14 @@ class JobState:
         return cls(**known)
 
     def end(self, state: str, *, figures: Mapping[str, float] | None = None, reason: str | None = None) -> None:
-        """The job has ended, or was cut short."""
+        """Record that the job has ended or was interrupted."""
         self.state, self.reason = state, reason
         if figures and SCORE in figures:
             self.score = figures[SCORE]
 
 
 def _holds(values: Mapping[str, Any], item: dataclasses.Field[Any], hint: Any) -> bool:
-    """Whether the values hold this field, or it has a default, and its type is right."""
+    """Whether the values have this field with the right type, or it has a default."""
     return fits(values[item.name], hint) if item.name in values else item.default is not dataclasses.MISSING
 
 
@@ -85,9 +85,9 @@ _FIELDS = {item.name for item in dataclasses.fields(JobState)}
 
 @dataclass
 class SweepState:
-    """All jobs by name, in their order, and the facts about the sweep. Written at most once in `every` seconds, unless forced.
+    """All jobs by name, in order, and facts about the sweep. Written at most once every `every` seconds, unless forced.
 
-    is_doubtful: whether the directory holds a completed record that is not its job's, so that its runs cannot be compared.
+    is_doubtful: whether the directory holds a completed record that does not belong to its job, so runs cannot be compared.
     """
 
     directory: Path
@@ -114,7 +114,7 @@ class SweepState:
         self._written = time.monotonic()
 
     def give_up(self, reason: str) -> None:
-        """The sweep ends before its jobs do: say so in sweep.json, if it can be written."""
+        """Record in sweep.json that the sweep ends before its jobs, if it can be written."""
         for job in self.jobs.values():
             if job.state == RUNNING:
                 job.end(INTERRUPTED, reason="the sweep ended while it ran")
@@ -123,9 +123,9 @@ class SweepState:
             self.write(force=True)
 
     def take_over(self, before: Mapping[str, Any]) -> None:
-        """Take over the results of an earlier start of this sweep: completed jobs stay so, all others wait again.
+        """Take over the results of an earlier start of this sweep: completed jobs stay completed, all others wait again.
 
-        A job whose completed record is not its own has failed; the record stays as it is, and the others run.
+        A job whose completed record is not its own counts as failed; the record is left unchanged, and the other jobs run.
         """
         self.facts["started"] = before.get("started", self.facts["started"])
         for old in map(JobState.of_plan, before["jobs"]):
@@ -143,7 +143,7 @@ class SweepState:
 
 
 def completed_score(directory: Path, job: JobState) -> dict[str, float] | None:
-    """The figures of the completed run of a job in the directory of its sweep; None if there is none.
+    """The figures of a job's completed run in the sweep's directory; None if there is none.
 
     Raises DataError if the record there is that of another job, or says another score than its metrics do.
     """
@@ -174,7 +174,7 @@ def figures_of(result: AlgorithmResult) -> dict[str, float]:
 
 
 def new_facts(command: Sequence[str], overrides: Sequence[str], **facts: Any) -> dict[str, Any]:
-    """What sweep.json says of a sweep as a whole."""
+    """The facts about a sweep as a whole in sweep.json."""
     return {"status": RUNNING, "command": list(command), "overrides": list(overrides), "started": utc_now(), "ended": None} | {
         "process": this_process(),
         **facts,
@@ -182,7 +182,7 @@ def new_facts(command: Sequence[str], overrides: Sequence[str], **facts: Any) ->
 
 
 def variant_scores(jobs: Sequence[JobState]) -> dict[str, list[float]]:
-    """Variant -> the scores of its completed seeds, for variants of which every job is completed."""
+    """Variant -> the scores of its seeds, for variants whose jobs are all completed."""
     scores: dict[str, list[float]] = {}
     spoiled = {job.variant for job in jobs if job.state != COMPLETED or job.score is None or job.score != job.score}
     for job in jobs:
@@ -205,12 +205,12 @@ def best(jobs: Sequence[JobState]) -> dict[str, Any] | None:
 
 
 def timeout_reason(seconds: float) -> str:
-    """What is said of a job that took too long."""
+    """The reason for a job that took too long."""
     return f"timeout: it took more than {seconds:g} s (sweep.timeout)"
 
 
 def mark_failed(directory: Path, reason: str) -> None:
-    """Write into the record of a job that was killed or took too long what became of it; one that ended itself stays as it is."""
+    """Write the outcome into the record of a job that was killed or took too long; a record that has ended is left unchanged."""
     try:
         if read_run(directory).status in (COMPLETED, FAILED):
             return

@@ -1,4 +1,4 @@
-"""A search as a source of jobs: it asks for variants, gives each its seeds, and tells what came of them."""
+"""A search as a source of jobs: it asks the study for variants, runs each with its seeds, and reports the results."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rlx.sweep.plan.settings import SearchSettings
 from rlx.sweep.search.study import DIFFERS, JOURNAL, Study
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, PRUNED, SCORE, WAITING, JobState, SweepState, completed_score
 
-# Which variants have no chance to be the best, judged by the seeds that they have run so far.
+# Which variants have no chance to be the best, judged by the seeds run so far.
 
-_THRESHOLD = 0.2  # p below which a variant is given up: with 3 seeds, all worse, it is 0.125
-FEWEST = 4  # seeds of a variant, of which the last can be spared
+_THRESHOLD = 0.2  # p below which a variant is abandoned; with 3 seeds, all worse, p is 0.125
+FEWEST = 4  # from this many seeds on, the remaining seeds of a variant can be skipped
 
 
 def is_beaten(scores: Mapping[int, float], best: Mapping[int, float]) -> bool:
@@ -44,7 +44,7 @@ TOKENS = ("cost/tokens_sampled", "cost/tokens_trained")
 
 @dataclass
 class Trial:
-    """A variant under way. jobs: one a seed, in their order."""
+    """A running variant. jobs: one per seed, in order."""
 
     number: int
     jobs: list[JobState]
@@ -54,9 +54,9 @@ class Trial:
 
 @dataclass
 class Search:
-    """Gives jobs until the trials, the time or the tokens are used up.
+    """Supplies jobs until the trials, the time or the tokens are used up.
 
-    make: the job of a variant's overrides and a seed. figures: of the jobs that are completed, by their names.
+    make: makes the job of a variant's overrides and a seed. figures: of the completed jobs, by job name.
     """
 
     study: Study
@@ -75,11 +75,11 @@ class Search:
 
     @property
     def wants_answers(self) -> bool:
-        """Whether jobs wait at their evaluations to hear if they are pruned."""
+        """Whether jobs wait at their evaluations for the decision to prune them."""
         return self.settings.pruner != "none"
 
     def take_up(self) -> None:
-        """Go on with the trials of earlier starts: their jobs, and what became of them."""
+        """Continue the trials of earlier starts, with their jobs and results."""
         self.spent_seconds = float(self.state.facts.get("spent_seconds", 0.0))
         before = dict(self.state.jobs)
         self.state.jobs.clear()
@@ -121,7 +121,7 @@ class Search:
         return trial
 
     def next(self) -> JobState | None:
-        """A seed of a trial under way, else the first seed of a new trial, else a seed of the confirmation."""
+        """The next seed of a running trial, else the first seed of a new trial, else a seed of the confirmation."""
         if self.confirming is not None:
             return self.confirming.popleft() if self.confirming and not self._is_used_up() else None
         for trial in self.trials.values():
@@ -152,11 +152,11 @@ class Search:
         return out_of_time or (tokens is not None and self.spent_tokens >= tokens)
 
     def seconds(self) -> float:
-        """The time that the search has taken, all starts together."""
+        """The seconds that the search has taken, over all starts."""
         return self.spent_seconds + time.monotonic() - self._since
 
     def ended(self, job: JobState, figures: Mapping[str, float]) -> None:
-        """A job has ended: the trial ends with it if it failed, was pruned, or was the last seed."""
+        """Handle the end of a job: the trial ends if the job failed, was pruned, or was the last seed."""
         self._note(job, figures)
         self.state.facts["spent_seconds"] = self.seconds()
         for trial in list(self.trials.values()):
@@ -169,7 +169,7 @@ class Search:
             self.figures[job.name] = dict(figures)
 
     def _settle(self, trial: Trial) -> None:
-        """Tell the study of a trial that is decided."""
+        """Report a decided trial to the study."""
         if trial.is_over:
             return
         states = {job.state for job in trial.jobs}
@@ -184,7 +184,7 @@ class Search:
             self._close(trial, done, pruned=True)
 
     def _scores(self, trial: Trial) -> dict[int, float]:
-        """Seed -> the objective, larger is better, of the seeds of a trial that are done."""
+        """Seed -> objective (larger is better), of the completed seeds of a trial."""
         sign = self.study.signs[self.objective]
         return {
             job.seed: sign * value for job, value in zip(trial.jobs, self.values(trial.jobs), strict=True) if value is not None
@@ -198,11 +198,11 @@ class Search:
 
     @property
     def objective(self) -> str:
-        """The first metric that is sought."""
+        """The first objective's metric."""
         return next(iter(self.study.signs))
 
     def values(self, jobs: Sequence[JobState]) -> list[float | None]:
-        """The objective of each job; None for one that is not completed."""
+        """The objective of each job; None for a job that is not completed."""
         return [self.figures[job.name].get(self.objective) if job.name in self.figures else None for job in jobs]
 
     def _best_scores(self) -> dict[int, float]:
@@ -217,14 +217,14 @@ class Search:
                 job.end(PRUNED, reason="its variant failed on another seed" if done is None else "its variant was given up")
 
     def shall_prune(self, job: JobState, step: int, figures: Mapping[str, float]) -> bool:
-        """Only the first seed of a trial is judged on its way: the others are run because it did well."""
+        """Only the first seed of a trial can be pruned; the others run because it did well."""
         for trial in self.trials.values():
             if not trial.is_over and trial.jobs[0].name == job.name:
                 return self.study.shall_prune(trial.number, step, figures)
         return False
 
     def confirm(self) -> bool:
-        """When the search is over: queue the best variant on fresh seeds; whether there is any to run."""
+        """After the search, queue the best variant on new seeds; returns whether there is anything to run."""
         best = self.study.best()
         if self.settings.confirm == 0 or not best or self.confirming is not None:
             return False
@@ -244,7 +244,7 @@ class Search:
         return bool(self.confirming)
 
 
-# What is said and written when a search is over: the best variant with both its scores, what mattered, the plots.
+# The report of a finished search: the best variant with both its scores, the importances, the plots.
 
 
 _PLOTS = {
@@ -255,7 +255,7 @@ _PLOTS = {
 
 
 def best_of_search(search: Search) -> dict[str, Any] | None:
-    """The best variant of a search as sweep.json holds it, with the scores on fresh seeds if it was confirmed."""
+    """The best variant of a search as stored in sweep.json, with the scores on new seeds if it was confirmed."""
     best = search.study.best()
     if not best:
         return None
@@ -279,11 +279,11 @@ def best_of_search(search: Search) -> dict[str, Any] | None:
     return found
 
 
-SETTLED = 20  # trials a key, from which on the shares of importance are given without a caution
+SETTLED = 20  # trials per key from which on importances are shown without a caution
 
 
 def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: Mapping[str, float]) -> list[str]:
-    """The end of a search as people read it."""
+    """The lines that summarise a search."""
     states: dict[str, int] = {}
     for trial in search.study.begun():
         states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
@@ -319,7 +319,7 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def draw_plots(search: Search, folder: Path) -> list[Path]:
-    """The figures of a search as PNG; one that cannot be drawn (of a single trial, say) is left out, and said on stderr."""
+    """Draw the figures of a search as PNG; one that cannot be drawn (of a single trial, say) is skipped with a note on stderr."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -366,7 +366,7 @@ def _draw_importances(importances: Mapping[str, float], file: Path) -> Path:
 
 
 def print_outcome(search: Search, best: Mapping[str, Any] | None, directory: Path) -> None:
-    """Print the end of a search, and draw it."""
+    """Print the summary of a search, and draw its plots."""
     print("\n" + "\n".join(summary_lines(search, best, search.study.importances())), flush=True)
     if search.settings.plots and best is not None:
         try:

@@ -1,4 +1,4 @@
-"""Optuna behind a search: its study in a journal file, samplers and pruners by their names in conf/sweep."""
+"""The Optuna study of a search: its journal file, and the samplers and pruners that conf/sweep names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "search.log"
-DIFFERS = "differs"  # the attribute of a trial that holds its overrides
+DIFFERS = "differs"  # the trial attribute that holds its overrides
 
 
 def import_optuna() -> Any:
@@ -34,14 +34,14 @@ def import_optuna() -> Any:
 
 
 def signs_of(objectives: Sequence[str]) -> dict[str, int]:
-    """Metric -> 1 where the largest value is sought, -1 where the smallest is."""
+    """Metric -> 1 to maximise it, -1 to minimise it."""
     if not objectives:
         raise ConfigError("sweep.objectives is empty; name what to maximise: sweep.objectives=[eval/score]")
     return {name.lstrip("+-"): -1 if name.startswith("-") else 1 for name in objectives}
 
 
 def mend_journal(file: Path) -> None:
-    """Undo what a kill in the middle of a write leaves: half a line, and a lock. The caller holds the directory."""
+    """Repair the journal after a kill during a write, which leaves half a line and a lock. The caller holds the directory."""
     Path(f"{file}.lock").unlink(missing_ok=True)
     if file.exists():
         data = read_regular(file)
@@ -87,16 +87,16 @@ class Study:
             damage = self._damage(directions)
         except (RlxError, OSError):  # a full disk is not damage
             raise
-        except Exception as error:  # Optuna raises what it likes for lines that are damaged
+        except Exception as error:  # for damaged lines Optuna may raise anything
             damage = f"{type(error).__name__}: {error}"
         if damage:
             raise DataError(f"{file} is damaged ({damage:.200}); put it back, or begin a new search with another sweep.name")
         for trial in self.study.get_trials(deepcopy=False):
-            if DIFFERS not in trial.user_attrs and not trial.state.is_finished():  # a kill came while it was asked for
+            if DIFFERS not in trial.user_attrs and not trial.state.is_finished():  # the process was killed while asking for it
                 self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
     def _damage(self, directions: Sequence[str]) -> str:
-        """What is wrong with the journal; empty if nothing is."""
+        """What is wrong with the journal; empty if it is valid."""
         if [direction.name.lower() for direction in self.study.directions] != list(directions):
             return "it seeks other objectives"
         changed = [one.number for one in self.begun() if tuple(one.user_attrs[DIFFERS]) != self._differs(one.params)]
@@ -106,20 +106,20 @@ class Study:
         return tuple(text for dimension in self.dimensions for text in dimension.overrides(parameters[dimension.name]))
 
     def limit(self) -> int:
-        """How many trials there will be: as many as asked for, or as the grid has points."""
+        """The number of trials: as many as requested, or as the grid has points."""
         if self.settings.sampler != "grid":
             return self.settings.trials
         return min(self.settings.trials, math.prod(len(_grid(dimension)) for dimension in self.dimensions))
 
     def begun(self) -> list[optuna.trial.FrozenTrial]:
-        """The trials that earlier starts, or this one, have asked for."""
+        """The trials that this or earlier starts have begun."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if DIFFERS in trial.user_attrs]
 
     def ask(self) -> tuple[int, tuple[str, ...]]:
-        """A new trial: its number and the overrides that make its variant.
+        """Begin a new trial; returns its number and the overrides of its variant.
 
-        The sampler is made anew for each trial, seeded by how many came before: a search that was killed and goes on asks for the
-        trials of one that nothing disturbed, if these end in the same order.
+        The sampler is made anew for each trial, seeded by the number of earlier trials. A killed and resumed search therefore
+        asks for the same trials as an uninterrupted one, if the trials end in the same order.
         """
         self.study.sampler = make_sampler(self.settings, seed=self.settings.sampler_seed + len(self.begun()))
         if self.settings.sampler == "grid":
@@ -138,11 +138,11 @@ class Study:
         return point
 
     def is_open(self, number: int) -> bool:
-        """Whether a trial has not been told how it ended."""
+        """Whether a trial has no recorded result yet."""
         return not self.study.get_trials(deepcopy=False)[number].state.is_finished()
 
     def values_of(self, figures: Sequence[Mapping[str, float]]) -> list[float] | None:
-        """The objectives' means over seeds; None if one is missing or no number."""
+        """The objectives' means over seeds; None if one is missing or not a number."""
         try:
             means = [sum(one[name] for one in figures) / len(figures) for name in self.signs]
         except (KeyError, ZeroDivisionError):
@@ -150,7 +150,7 @@ class Study:
         return means if all(math.isfinite(mean) for mean in means) else None
 
     def tell(self, number: int, figures: Sequence[Mapping[str, float]] | None, *, pruned: bool = False) -> bool:
-        """End a trial: with the figures of its seeds, pruned, or failed (None); whether it has a value."""
+        """End a trial: with the figures of its seeds, pruned, or failed (None); returns whether it has a value."""
         states = import_optuna().trial.TrialState
         if not self.is_open(number):
             return False
@@ -160,7 +160,7 @@ class Study:
         return values is not None
 
     def shall_prune(self, number: int, step: int, figures: Mapping[str, float]) -> bool:
-        """Report an evaluation of a trial's first seed; whether the pruner gives the trial up."""
+        """Report an evaluation of a trial's first seed; returns whether the pruner stops the trial."""
         (name,) = self.signs
         if name not in figures or not math.isfinite(figures[name]):
             return False
@@ -173,14 +173,14 @@ class Study:
         return import_optuna().trial.Trial(self.study, trials[number]._trial_id)
 
     def best(self) -> list[optuna.trial.FrozenTrial]:
-        """The best trial; with several objectives those that none beats in all; none while no trial is complete."""
+        """The best trial; with several objectives, the trials on the Pareto front; empty while no trial is complete."""
         complete = import_optuna().trial.TrialState.COMPLETE
         if not any(trial.state == complete for trial in self.begun()):
             return []
         return list(self.study.best_trials)
 
     def importances(self) -> dict[str, float]:
-        """Dimension -> its share in what decides whether a trial is among the best; empty while there is too little to tell."""
+        """Dimension -> its share in what decides whether a trial is among the best; empty with too few trials."""
         optuna = import_optuna()
         done = [trial for trial in self.begun() if trial.state == optuna.trial.TrialState.COMPLETE]
         if len(done) < 4 or len(self.dimensions) < 2:
@@ -207,7 +207,7 @@ def _grid(dimension: Dimension) -> list[Any]:
 
 
 def distribution_of(dimension: Dimension) -> Any:
-    """The dimension as Optuna writes it."""
+    """The dimension as an Optuna distribution."""
     distributions = import_optuna().distributions
     if dimension.points:
         return distributions.CategoricalDistribution(list(range(len(dimension.points))))
@@ -219,11 +219,11 @@ def distribution_of(dimension: Dimension) -> Any:
 
 
 def make_sampler(settings: SearchSettings, *, seed: int) -> Any:
-    """The sampler that a name stands for."""
+    """The sampler with this name."""
     samplers = import_optuna().samplers
     startup = settings.startup_trials
     makers = {
-        "grid": lambda: samplers.RandomSampler(seed=seed),  # the points are put into the queue one by one
+        "grid": lambda: samplers.RandomSampler(seed=seed),  # the grid points are queued one by one
         "random": lambda: samplers.RandomSampler(seed=seed),
         "qmc": lambda: samplers.QMCSampler(seed=settings.sampler_seed, scramble=True, warn_independent_sampling=False),
         "tpe": lambda: samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True),
@@ -238,7 +238,7 @@ def make_sampler(settings: SearchSettings, *, seed: int) -> Any:
 
 
 def make_pruner(name: str, *, startup: int) -> Any:
-    """The pruner that a name stands for."""
+    """The pruner with this name."""
     pruners = import_optuna().pruners
     makers = {
         "none": pruners.NopPruner,
