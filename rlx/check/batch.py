@@ -1,4 +1,4 @@
-"""Any batch, taken apart: its tensors, its rows in another order, its padding wider, its content as text.
+"""Inspects and transforms any batch: its tensors, rows in another order, wider padding, content as text.
 
 Dimensions: B rows, G completions of a row, T tokens.
 """

@@ -1,4 +1,4 @@
-"""The laws that every algorithm keeps, by name, and what came of trying them on one algorithm."""
+"""The laws that every algorithm must obey, by name, and the results of testing them on one algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which formula of rlx a class of somebody's own says it is, by its name or its docstring."""
+"""The formula of rlx that a user's class claims to implement, by its name or docstring."""
 
 from __future__ import annotations
 

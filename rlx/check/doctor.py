@@ -1,4 +1,4 @@
-"""The doctor: what this machine and installation can do, measured, and what stands in the way."""
+"""Checks this machine and installation: what works, measured, and what is missing."""
 
 from __future__ import annotations
 

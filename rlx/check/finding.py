@@ -1,4 +1,4 @@
-"""What a law finds in an algorithm."""
+"""The result of testing a law on an algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few steps of an algorithm on made-up numbers, and in what two of them differ."""
+"""A few steps of an algorithm on synthetic numbers, and the differences between two such runs."""
 
 from __future__ import annotations
 

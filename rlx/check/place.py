@@ -1,4 +1,4 @@
-"""Where in the user's own files something happens: the method of an algorithm, or the line of an expression."""
+"""Locates code in the user's files: the method of an algorithm, or the line of an expression."""
 
 from __future__ import annotations
 

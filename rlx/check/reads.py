@@ -1,4 +1,4 @@
-"""Which attributes of a tree of dataclasses are read, and by which phase of a step of training."""
+"""Records which attributes of a tree of dataclasses are read, and by which phase of a training step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What another value of a hyperparameter cannot change is not computed again.
+"""Reuses results that another value of a hyperparameter cannot change.
 
-A recorded run of an algorithm notes what each phase of it returned, and which attributes of the algorithm each phase read. A run
-of the same algorithm with other values takes from it the phases that read nothing of what differs, up to the first difference.
+A recorded run of an algorithm stores what each phase returned, and which attributes of the algorithm each phase read. A run of
+the same algorithm with other values reuses the phases that read none of the differing attributes, up to the first difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sources of an update's gradients, as laws ask them."""
+"""Gradient sources of an update, for laws."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Stand-ins for policy, reference, sampler and task, whose numbers are a function of the tokens alone.
+"""Stand-ins for policy, reference, sampler and task, whose numbers depend only on the tokens.
 
 The parameters of the stand-in policy are its token statistics (log-probabilities, entropy, values), so the gradient of a loss at
-each token can be read off, exact to rounding in float64, and a step takes milliseconds.
+each token can be read directly, exact up to rounding in float64, and a step takes milliseconds.
 Dimensions: P prompts, G completions, T tokens.
 """
 

@@ -1,4 +1,4 @@
-"""Stand-ins for a task: fewer rows of it, and rewards that the text alone decides."""
+"""Stand-ins for a task: fewer of its rows, and rewards that depend only on the text."""
 
 from __future__ import annotations
 

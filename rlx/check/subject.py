@@ -1,4 +1,4 @@
-"""What the laws are tried on: an algorithm with its task, policy and sampler, and laboratories to try it in."""
+"""The subject of the laws: an algorithm with its task, policy and sampler, and laboratories to test it in."""
 
 from __future__ import annotations
 

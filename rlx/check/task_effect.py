@@ -1,4 +1,4 @@
-"""Hyperparameters that matter on made-up numbers and change nothing on the rows of the task at hand."""
+"""Hyperparameters that have an effect on synthetic numbers but none on the rows of the given task."""
 
 from __future__ import annotations
 

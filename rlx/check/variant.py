@@ -1,4 +1,4 @@
-"""Hyperparameters in a tree of dataclasses: their values, other legal ones, and which of them are looked at."""
+"""Hyperparameters in a tree of dataclasses: their values, other legal values, and which of them are tested."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def completed_score(directory: Path, job: JobState) -> dict[str, float] | None:
 
 
 def figures_of(result: AlgorithmResult) -> dict[str, float]:
-    """The last value of every evaluation metric of a run, and the tokens that it took."""
+    """The last value of every evaluation metric of a run, and its number of tokens."""
     tokens = {f"cost/{name}": result.metadata.get(name) for name in ("tokens_sampled", "tokens_trained")}
     return {**result.performance_metrics, **{name: float(value) for name, value in tokens.items() if value is not None}}
 
@@ -214,7 +214,7 @@ def mark_failed(directory: Path, reason: str) -> None:
     try:
         if read_run(directory).status in (COMPLETED, FAILED):
             return
-    except DataError:  # it was killed before it had a record
+    except DataError:  # killed before it had a record
         return
     file = directory / "run.json"
     with contextlib.suppress(OSError):

@@ -197,7 +197,7 @@ class ReadsFile:
 
 
 def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) -> Text | None:
-    """The conversation of a row whose prompt and answers are in one column; None if a completion has a column of its own.
+    """The conversation of a row whose prompt and answers are in one column; None if the completion has its own column.
 
     A conversation that ends with an answer is whole, whatever other columns there are; otherwise it is the prompt for another
     column with the answer, if there is one. Raises AbsentError if the column is null or empty.

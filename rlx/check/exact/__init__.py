@@ -1,1 +1,1 @@
-"""The exact laboratory: a vocabulary so small that every completion is enumerated, and expectations are sums."""
+"""Exact expectations: with a very small vocabulary every completion is enumerated, and expectations are sums."""

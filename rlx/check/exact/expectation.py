@@ -1,4 +1,4 @@
-"""Expected gradients, exactly: an algorithm's estimator over every group of completions, and the objectives it may follow.
+"""Exact expected gradients: an algorithm's estimator over every group of completions, and the objectives it may follow.
 
 Dimensions: K completions, S states, V vocabulary, N = S V logits.
 """

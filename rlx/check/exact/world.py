@@ -1,4 +1,4 @@
-"""A world in which every completion is known: a table of logits as the policy, another as the reference, and all completions.
+"""A problem with enumerable completions: tables of logits as policy and reference, and all completions.
 
 Dimensions: K completions, S states (the tokens so far), V vocabulary, P prompts, G completions of a prompt, T tokens.
 """

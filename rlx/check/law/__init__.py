@@ -1,1 +1,1 @@
-"""The laws, by what they look at; `rlx.check.checker.LAWS` lists them by name."""
+"""The laws, by subject; `rlx.check.checker.LAWS` lists them by name."""

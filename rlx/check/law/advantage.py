@@ -1,4 +1,4 @@
-"""Laws of advantages: groups that are rewarded alike get the same ones, and a critic's error stays where it was made."""
+"""Laws of advantages: groups with equal rewards get equal ones, and a critic's error shows only at its token and before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of directions says of names: what is called a bonus is raised, a penalty lowers the completions that it names."""
+"""Part of the law of directions, on names: a bonus is increased, and a penalty lowers the completions that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of draws says of completions that come again in a later draw, out of a replay buffer."""
+"""Part of the law of draws, on completions that a replay buffer repeats in a later draw."""
 
 from __future__ import annotations
 

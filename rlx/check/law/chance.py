@@ -1,4 +1,4 @@
-"""What the law of draws says of random numbers: new ones at each step, others for each seed, the same in every process."""
+"""Part of the law of draws, on random numbers: new at each step, different per seed, the same in every process."""
 
 from __future__ import annotations
 

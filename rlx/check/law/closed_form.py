@@ -1,4 +1,4 @@
-"""The law of closed forms: what a formula promises where policy, reference and sampler agree."""
+"""The law of closed forms: known values of a formula if policy, reference and sampler agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of an update says of gradients that conflict: a conflict is taken away, never added to."""
+"""Part of the law of an update, on conflicting gradients: conflicts are reduced, never increased."""
 
 from __future__ import annotations
 

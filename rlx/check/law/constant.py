@@ -1,4 +1,4 @@
-"""What the law of falling says of constants: a value that no number of the policy's moves is nothing to lower."""
+"""Part of the law of falling, on constants: a loss value that does not depend on the policy cannot be lowered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of conversations with an environment: its words are context, and a turn's reward is no merit of later turns."""
+"""Laws of conversations with an environment: its messages are context, and later turns get no credit for a turn's reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of directions says of losses that combine rows: a level that values are measured from is a constant."""
+"""Part of the law of directions, on losses that couple rows: a batch-wide reference level is a constant."""
 
 from __future__ import annotations
 

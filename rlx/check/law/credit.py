@@ -1,4 +1,4 @@
-"""Parts of the law of credit: what a reward at a token, or a greedy one, does to other advantages; what a critic misses."""
+"""Parts of the law of credit: the effect of a token reward, or a greedy reward, on other advantages; what a critic misses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of demonstrations: what is to be imitated becomes likelier, by its log-probabilities or by the logits that predict it."""
+"""Laws of demonstrations: they become more likely, by their log-probabilities or by the logits that predict them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of closed forms says of an estimate of a KL: over what the policy samples, its mean is the KL."""
+"""Part of the law of closed forms, on estimates of a KL: their mean over samples of the policy is the KL."""
 
 from __future__ import annotations
 

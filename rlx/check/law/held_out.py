@@ -1,4 +1,4 @@
-"""What the law of draws says of prompts that are held out: they measure a run, and teach nothing."""
+"""Part of the law of draws, on held-out prompts: they are for evaluation and are never trained on."""
 
 from __future__ import annotations
 

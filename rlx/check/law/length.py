@@ -1,4 +1,4 @@
-"""The law of length: every token counts in a length, and a longer completion does not teach less."""
+"""The law of length: every token counts in a length, and a longer completion is not learned less."""
 
 from __future__ import annotations
 

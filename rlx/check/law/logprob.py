@@ -1,4 +1,4 @@
-"""Laws of log-probabilities that are compared: of the same token, with those of the sampler, at the sampler's temperature."""
+"""Laws of compared log-probabilities: they must be of the same token, and at the sampler's temperature."""
 
 from __future__ import annotations
 

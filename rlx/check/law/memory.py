@@ -1,4 +1,4 @@
-"""What the law of draws says of what lasts from draw to draw: it belongs to prompts or to all rows, not to places."""
+"""Part of the law of draws, on state kept between draws: it belongs to prompts or to all rows, not to row positions."""
 
 from __future__ import annotations
 

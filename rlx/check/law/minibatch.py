@@ -1,4 +1,4 @@
-"""What the law of draws says of the parts that a draw is cut into, and of the rows that stand in it."""
+"""Part of the law of draws, on the minibatches into which a draw is split, and on its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of numbers: a loss is finite at extremes, equal when it is computed twice, and its figures mean what they are called."""
+"""Laws of numbers: a loss is finite at extremes, equal when computed twice, and its metrics mean what their names say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The law of the objective: averaged over everything that may be sampled, an update does what the algorithm is for."""
+"""The law of the objective: in expectation over all samples, an update improves the algorithm's objective."""
 
 from __future__ import annotations
 

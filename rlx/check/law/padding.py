@@ -1,4 +1,4 @@
-"""The law of padding: it changes nothing, whether a batch gets more of it or a draw comes with it."""
+"""The law of padding: it changes nothing, whether added to a batch or present in a draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of directions says of pairs: chosen completions are pushed up, rejected ones down, by each term of the loss."""
+"""Part of the law of directions, on pairs: each term of the loss pushes chosen completions up and rejected ones down."""
 
 from __future__ import annotations
 

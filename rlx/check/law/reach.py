@@ -1,4 +1,4 @@
-"""Laws of reach: gradients go into the policy alone, and into all of its parameters."""
+"""Laws of reach: gradients reach only the policy, and all of its parameters."""
 
 from __future__ import annotations
 

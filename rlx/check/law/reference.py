@@ -1,4 +1,4 @@
-"""Laws of the reference: a preference is held to it side by side, and a penalty draws the policy towards it, not away."""
+"""Laws of the reference: each side of a pair is compared with it, and a penalty pulls the policy towards it, not away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of equal rewards says of a division that makes advantages: it rounds none down, and blows none up."""
+"""Part of the law of equal rewards, on divisions in advantages: they neither round to 0 nor blow up."""
 
 from __future__ import annotations
 

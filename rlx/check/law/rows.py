@@ -1,4 +1,4 @@
-"""Laws of rows: a batch may be cut and reordered, and its loss stays what it is; steps draw other rows."""
+"""Laws of rows: splitting and reordering a batch does not change its loss; steps draw different rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What laws say of sampled completions: rewards are their own, what is left out counts in no mean and is not learned alone."""
+"""Laws of sampled completions: rewards are their own, excluded ones count in no mean, and not only truncated ones are learned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the laws of draws and of lengths say of scales: no number of rows, of completions or of a prompt's tokens decides one."""
+"""Parts of the laws of draws and lengths, on scale: it does not depend on the number of rows, completions or prompt tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the law of draws says of schedules: a weight keeps its sign, ends somewhere, and a cosine at a turn of pi."""
+"""Part of the law of draws, on schedules: a weight keeps its sign and does not grow forever; a cosine ends at an angle of pi."""
 
 from __future__ import annotations
 

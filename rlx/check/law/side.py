@@ -1,4 +1,4 @@
-"""What the law of directions says of numbers that are named after a side: they act on it, and not on the other one."""
+"""Part of the law of directions, on hyperparameters named after a side: they affect only that side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What laws of an update are made with: gradients that are changed on their way, an optimiser that keeps what it was given."""
+"""Tools for laws of an update: modified gradients, and an optimiser that records its arguments."""
 
 from __future__ import annotations
 

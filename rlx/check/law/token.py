@@ -1,4 +1,4 @@
-"""Laws of tokens: no gradient reaches a prompt, and one reaches the first, inner and last tokens of completions."""
+"""Laws of tokens: prompts get no gradient; the first, inner and last tokens of completions do."""
 
 from __future__ import annotations
 

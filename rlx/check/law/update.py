@@ -1,4 +1,4 @@
-"""The law of an update: it goes down its loss, by what the optimiser and the clip say, with the gradient of every term."""
+"""The law of an update: it descends the loss, as the optimiser and the clipping define, with the gradient of every term."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that draw makes: that of a pair is made of what stands in its row, those of a side are divided by its own number."""
+"""Laws of weights from draw: a pair's weight depends on its row alone, and a side's weights are normalised by its own count."""
 
 from __future__ import annotations
 

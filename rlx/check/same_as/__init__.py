@@ -1,1 +1,1 @@
-"""Is it the same function? An algorithm, loss or advantage held against another, in float64: `compare.compare`."""
+"""Tests whether two algorithms, losses or advantages are the same function, in float64."""

@@ -1,4 +1,4 @@
-"""Two algorithms, on the draws of stand-in laboratories and of the real policy; and two of a kind held against each other."""
+"""Compares two algorithms, on the draws of stand-in laboratories and of the real policy, or two objects of one kind."""
 
 from __future__ import annotations
 

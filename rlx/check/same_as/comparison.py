@@ -1,4 +1,4 @@
-"""What came of holding one function against another, and how two results are measured against each other."""
+"""The result of comparing two functions, and the measure of difference of two outputs."""
 
 from __future__ import annotations
 

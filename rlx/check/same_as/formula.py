@@ -1,4 +1,4 @@
-"""Two losses, or two advantages: on batches of one token, of a few, on groups of two rewards, and on random ones, all in float64.
+"""Compares two losses or advantages on batches of one or a few tokens, groups of two rewards, and random ones, in float64.
 
 Dimensions: B rows, P prompts, G completions of a prompt, T tokens.
 """

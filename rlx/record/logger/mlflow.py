@@ -45,7 +45,7 @@ class MlflowLogger(Logger):
     packages: ClassVar[tuple[str, ...]] = ("mlflow", "sqlalchemy")
 
     def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
-        """Begins the run, or goes on with it."""
+        """Begin the run, or continue it."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient

@@ -33,7 +33,7 @@ class WandbLogger(Logger):
     packages: ClassVar[tuple[str, ...]] = ("wandb",)
 
     def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
-        """Begins the run, or goes on with it."""
+        """Begin the run, or continue it."""
         if self.mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb

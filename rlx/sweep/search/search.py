@@ -33,7 +33,7 @@ def is_beaten(scores: Mapping[int, float], best: Mapping[int, float]) -> bool:
     if not any(differences):
         return False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ties and zeros make the p approximate, which is enough here
+        warnings.simplefilter("ignore")  # ties and zeros make p approximate, which is sufficient here
         return bool(wilcoxon(differences, alternative="less").pvalue < _THRESHOLD)
 
 
@@ -191,7 +191,7 @@ class Search:
         }
 
     def trials_in_place_of_failed(self) -> int | None:
-        """How many trials make up for those that failed; None if jobs of the search are run again, or a grid has no more."""
+        """The number of trials that would replace the failed ones; None if failed jobs are run again, or a grid has no more."""
         failed = {job.trial for job in self.state.jobs.values() if job.state == FAILED}
         is_over = all(job.state in ENDED for job in self.state.jobs.values()) and None not in failed
         return len(self.trials) + len(failed) if is_over and self.settings.sampler != "grid" else None

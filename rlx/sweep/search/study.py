@@ -23,7 +23,7 @@ DIFFERS = "differs"  # the trial attribute that holds its overrides
 
 
 def import_optuna() -> Any:
-    """Optuna, quiet; a ConfigError if it is not installed."""
+    """Import Optuna and silence its log. Raises ConfigError if it is not installed."""
     try:
         import optuna
     except ImportError as error:
