@@ -1,4 +1,4 @@
-"""Duplicates in a file of pairs: prompts, rows, and pairs whose sides are equal."""
+"""Duplicates in a file of pairs: prompts, rows, and pairs whose sides differ only in white space or case."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def repeats(sides: Sequence[Sequence[Pair]], text: TextEncoder, store: TokenStor
 
 
 def counted_repeats(learn: Sequence[Pair], held_out: Sequence[Pair]) -> dict[str, int]:
-    """The numbers of distinct prompts, of prompts in both splits, of duplicate rows, and of pairs with equal sides."""
+    """Count distinct prompts, prompts in both splits, duplicate rows, and pairs that differ only in white space or case."""
     learn, held_out = ([pair for pair in side if not pair.lacks] for side in (learn, held_out))
     everything = [*learn, *held_out]
     prompts = [squashed(pair.prompt) for pair in everything]

@@ -191,7 +191,7 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[A
 
 
 def _gone(place: Path) -> str:
-    """The first file of an unpacked model that is missing or changed; "" if there is none."""
+    """The first file of an unpacked model that is missing or has another size; "" if there is none."""
     try:
         written: dict[str, int] = json.loads((place / _WRITTEN).read_text(encoding="utf-8"))
     except (OSError, ValueError):

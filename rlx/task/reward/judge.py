@@ -40,8 +40,8 @@ class Judge(Reward):
     pattern: a regular expression whose first group, matched in the reply, is the score.
     temperature, max_tokens: of the judge's reply.
     num_repeated: how many completions of a batch are judged twice, with another seed. The mean absolute difference of the two
-    scores, in units of the reward, is logged as reward/judge_disagreement; the first score counts. reward/judge_nonsense is the
-    share of replies that were not a score.
+    scores, in units of the reward, is logged as reward/judge_disagreement; the first score counts. 0: none.
+    reward/judge_nonsense is the share of replies that were not a score.
     cache_dir: replies are cached there by content, in judge.sqlite, so that resumed runs and other runs of a sweep get the same
     replies; null: in memory.
     """
