@@ -44,7 +44,7 @@ def test_a_search_with_trials_that_failed_tries_others_in_their_place(sweep, cap
     ran = sweep("sweep=optuna", "algorithm.x=interval(0,1)", *does, "sweep.startup_trials=1")
     failed = list(ran.states.values()).count("failed")
     assert (ran.code, len(ran.states), 0 < failed < 4) == (3, 4, True)
-    main.invoke(printed(ran.err, "another one in its place: ", "\n"))
+    main.invoke(printed(ran.err, "to run replacements: ", "\n"))
     assert len(ran.states) == 4 + failed
 
 
