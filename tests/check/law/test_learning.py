@@ -31,7 +31,7 @@ def test_an_update_without_figures_is_named():
         def update_policy(self, gradients, optimizer):
             optimizer.step(gradients()["loss"], self.clipping)
 
-    assert failed(Forgets(), "runs")["runs"].wrong.startswith("update_policy of Forgets gives None")
+    assert failed(Forgets(), "runs")["runs"].wrong.startswith("update_policy of Forgets returns None")
 
 
 def test_unlikely_tokens_that_are_left_out_on_purpose_are_no_fault():
