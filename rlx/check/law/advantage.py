@@ -32,7 +32,7 @@ ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a cr
 
 
 def alike(subject: Subject) -> Finding:
-    """Groups of completions with the same rewards get the same advantages, whatever the rewards of other prompts are."""
+    """Groups with the same rewards get the same advantages, whatever the rewards of other prompts are."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("nothing is rewarded, or the loss reads the model itself")
     if Need.VALUES in subject.needs:
@@ -112,7 +112,7 @@ def _listed(values: Tensor) -> str:
 
 
 def credit(subject: Subject) -> Finding:
-    """A perfect critic leaves no advantage; an error at a token shows there and before, a reward at the end of its completion."""
+    """A perfect critic leaves no advantage; an error at a token shows there and before, a reward at its completion's end."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("there is no critic")
     of_tokens = of_greedy(subject) or of_rewards(subject)
@@ -291,7 +291,7 @@ def _drawn(subject: Subject, laboratory: Laboratory, errors: dict[Key, int]) -> 
 
 
 def baseline(subject: Subject) -> Finding:
-    """An advantage that is linear in the rewards of a group takes a baseline between 0 and their mean away, nothing else."""
+    """An advantage that is linear in a group's rewards subtracts a baseline between 0 and their mean, and nothing else."""
     if Need.REWARDS not in subject.needs:
         return skipped("nothing is rewarded")
     if (found := _grows(subject) or left_out_counts(subject)) is not None:

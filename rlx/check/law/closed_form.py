@@ -21,7 +21,7 @@ TAKES_LOGITS = {"sigmoid", "logsigmoid", "softmax", "log_softmax", "cross_entrop
 
 
 def closed_forms(subject: Subject) -> Finding:
-    """Where policy, reference and sampler agree: margins and KL 0, ratios 1, DPO log 2, its slope -+beta/2; a KL is unbiased."""
+    """If policy, reference and sampler agree: margins and KL 0, ratios 1, DPO log 2 with slope -+beta/2; a KL is unbiased."""
     laboratory = subject.stand_in(spread=0.0)
     batch = subject.first_update(laboratory)
     gradient, figures = subject.gradient(laboratory, batch)

@@ -56,7 +56,7 @@ class _Witness(ScriptedSampler):
 
 
 def context(subject: Subject) -> Finding:
-    """What an environment says in a conversation is context: no gradient reaches it, and no length counts it."""
+    """The environment's turns in a conversation are context: no gradient reaches them, and no length counts them."""
     if subject.task.interaction is None:
         return skipped("a completion of the task is one turn")
     laboratory = subject.stand_in()
@@ -169,7 +169,7 @@ def _differ(values: Tensor) -> bool:
 
 
 def turns(subject: Subject) -> Finding:
-    """Where turns answer for their own rewards, the reward of a turn moves its advantage, and none of a later turn's."""
+    """With credit per turn, the reward of a turn changes the advantage of that turn and not of later ones."""
     if subject.task.interaction is None or subject.task.interaction.credit != "turn":
         return skipped("no task with task.credit=turn")
     laboratory = subject.stand_in(spread=0.0)

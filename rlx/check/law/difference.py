@@ -56,7 +56,7 @@ class HeldConstants(TorchFunctionMode):
 
 
 def finite_differences(subject: Subject) -> Finding:
-    """In float64 the gradient with respect to log-probabilities is the slope of the loss, declared constants held fixed."""
+    """In float64 the gradient with respect to log-probabilities is the slope of the loss, with declared constants fixed."""
     worst = 0.0
     for step, spread in ((0, 0.3), (1, 0.8)):
         laboratory = subject.stand_in(spread=spread)

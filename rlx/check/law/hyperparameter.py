@@ -43,7 +43,7 @@ OF_FIGURES = {  # the first or the last word of the name of an option of figures
 
 
 def hyperparameters(subject: Subject) -> Finding:
-    """Changing any hyperparameter changes what is learned, or a figure that is logged; each is read."""
+    """Every hyperparameter is read, and changing it changes what is learned or a logged metric."""
     known = Known(subject)
     if refused := known.refusal():
         return skipped(f"no step could be made: {refused}")

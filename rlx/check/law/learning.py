@@ -45,7 +45,7 @@ OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
 
 
 def runs(subject: Subject) -> Finding:
-    """A step as a run makes it, on the real policy and sampler: it draws, updates and moves the policy, and nothing else."""
+    """A training step on the real policy and sampler draws, updates and moves the policy, and changes nothing else."""
     laboratory = subject.warmed(_as_in_a_run(subject, subject.small_task))
     policy = laboratory.policy
     before = [parameter.detach().clone() for parameter in policy.parameters()]
@@ -144,7 +144,7 @@ def _remarks(subject: Subject, batch: Any) -> list[str]:
 
 
 def falls(subject: Subject) -> Finding:
-    """Where the loss is an objective, a few updates on one batch lower it, declared constants held fixed over each of them."""
+    """If the loss is an objective, a few updates on one batch lower it, with declared constants fixed in each."""
     if subject.algorithm.kind not in OBJECTIVES:
         return skipped("the loss is a surrogate; see direction")
     if not subject.goes_past and (found := never_moves(subject)) is not None:

@@ -25,7 +25,7 @@ JUMP = 1e-3  # a relative change of the gradient at other tokens that is no roun
 
 
 def length(subject: Subject) -> Finding:
-    """A token counts whatever its log-ratio is, 64 teach no less in all than 8, and those of a prompt count in no length."""
+    """Every token counts, whatever its log-ratio; 64 tokens teach no less in total than 8; no length counts the prompt."""
     if subject.goes_past:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
     for fault in (_zeros_count, _weighs_its_length, _longest_counts, prompt_weighs, rejected_weighs):

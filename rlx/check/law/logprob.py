@@ -26,7 +26,7 @@ FACTOR = 1.25  # of the sampler's own temperature
 
 
 def alignment(subject: Subject) -> Finding:
-    """The log-probability of a token is compared with the sampler's of that token, and the right way up."""
+    """The log-probability of a token is compared with the sampler's for the same token, as policy over sampler."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("no completions are sampled, or the loss reads the model itself")
     laboratory = subject.stand_in(spread=0.1)
@@ -200,7 +200,7 @@ def _laid_out(laboratory: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple
 
 
 def temperature(subject: Subject) -> Finding:
-    """A policy whose log-probabilities are compared with those of the sampler is read at the sampler's temperature."""
+    """Policy log-probabilities that are compared with the sampler's are computed at the sampler's temperature."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("no completions are sampled, or the loss reads the model itself")
     laboratory = subject.stand_in()

@@ -258,7 +258,7 @@ LOSS_LAWS: dict[str, Callable[[Loss], Finding]] = {"weights": weights, "signs": 
 
 
 def losses(subject: Subject) -> Finding:
-    """Each loss within keeps the laws of a loss alone: weights follow the mask, signs follow advantages, clips their ends."""
+    """Each inner loss passes the laws of a loss: weights follow the mask, signs the advantages, clips their bounds."""
     found = [item for item in losses_of(subject.algorithm) if isinstance(item[1], (PreferenceLoss, PolicyGradientLoss))]
     if not found:
         return skipped("there is no loss of rlx within")

@@ -37,7 +37,7 @@ _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 
 
 def repeats(subject: Subject) -> Finding:
-    """The same stream gives the same batch, the same batch the same loss; no global generator, clock or hidden state is used."""
+    """The same random stream gives the same batch and the same loss; no global generator, clock or hidden state is used."""
     seen: list[tuple[str, Tensor]] = []
     records: list[Any] = []
     before = repr(subject.algorithm)
@@ -156,7 +156,7 @@ def global_generators() -> Iterator[Callable[[], list[str]]]:
 
 
 def stays_finite(subject: Subject) -> Finding:
-    """Loss, figures and gradient are finite for log-probabilities from -1e4 to 0 and on degenerate batches."""
+    """Loss, metrics and gradient are finite for log-probabilities from -1e4 to 0 and on degenerate batches."""
     cases: dict[str, Callable[[], Laboratory]] = {}
     if Need.REWARDS in subject.needs:
         equal = {"equal_rewards": True}
@@ -227,7 +227,7 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
 
 
 def metrics(subject: Subject) -> Finding:
-    """Figures carry no gradient, are (sum, count), finite, and named as rlx names them."""
+    """Metrics carry no gradient, are finite (sum, count) pairs, and follow rlx's naming."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     output = subject.loss(laboratory, batch)

@@ -24,7 +24,7 @@ MEND = (
 
 
 def objective(subject: Subject) -> Finding:
-    """Over every completion of a small vocabulary, an update raises the expected reward, and a penalty pulls to the reference."""
+    """Over all completions of a small vocabulary, an update raises the expected reward; a penalty pulls to the reference."""
     if Need.REWARDS not in subject.needs or subject.reads_pairs or subject.algorithm.kind not in KINDS:
         return skipped("no policy gradient of sampled completions")
     if subject.goes_past or subject.warm_up:

@@ -23,7 +23,7 @@ WIDER = 5  # columns of padding
 
 
 def padding(subject: Subject) -> Finding:
-    """Padding of another width and with other values changes nothing; nor do shared rows or a row for each completion."""
+    """Padding of another width or with other values changes nothing; nor does sharing a row among completions."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     if not parts_of(batch):

@@ -44,7 +44,7 @@ class _Lost:
 
 
 def clip(subject: Subject) -> Finding:
-    """Tokens that went the right way may be given up (clipped), those that went the wrong way not before them."""
+    """A clip may stop tokens that moved with their advantage, but not sooner those that moved against it."""
     if Need.REWARDS not in subject.needs or subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         return skipped("no rewarded completions are given up")
     if (found := _ratio_is_one(subject)) is not None:

@@ -20,7 +20,7 @@ ROWS = slice(0, 6)  # of a batch, where the real model runs
 
 
 def belongs(subject: Subject) -> Finding:
-    """Gradients go into the policy alone: not into the reference, the batch or its weights; no weights move by themselves."""
+    """Gradients reach only the policy, not the reference, the batch or its weights; no weights change by themselves."""
     laboratory = subject.real(moved=True)
     before = [parameter.detach().clone() for parameter in laboratory.policy.parameters()]
     adapter = laboratory.policy.adapter  # with one the policy's own forward runs through the reference's weights
@@ -228,7 +228,7 @@ def _real_calls(subject: Subject) -> int:
 
 
 def reached(subject: Subject) -> Finding:
-    """Every trainable parameter that log-probabilities (and values, where there is a critic) depend on gets a gradient."""
+    """Every trainable parameter that log-probabilities (and values, with a critic) depend on gets a gradient."""
     laboratory = subject.real(moved=True)
     batch = subject.first_update(laboratory)[ROWS]
     names = [name for name, parameter in laboratory.policy.model.named_parameters() if parameter.requires_grad]

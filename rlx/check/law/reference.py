@@ -152,7 +152,7 @@ class _AtDrift:
 
 
 def anchor(subject: Subject) -> Finding:
-    """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
+    """Moving away from the reference lowers neither a term that is flat there nor, if all rewards are equal, the loss."""
     if (
         found := _bends_down(subject)
         or _drives_away(subject)

@@ -43,7 +43,7 @@ def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
 
 
 def split(subject: Subject) -> Finding:
-    """Cut into micro-batches of any size, a batch gives the loss, the figures and the gradient of the whole."""
+    """Splitting a batch into micro-batches of any size gives the loss, metrics and gradient of the whole batch."""
     worst = 0.0
     for laboratory, sizes in ((subject.stand_in(), (1, 2, 3, 5)), (subject.real(moved=True), (1, 3))):
         batch = subject.first_update(laboratory)
@@ -130,7 +130,7 @@ def _pair_differs(subject: Subject, laboratory: Laboratory, rows: object) -> boo
 
 
 def order(subject: Subject) -> Finding:
-    """The rows in another order give the same loss and gradient; the order within a group does not matter to other groups."""
+    """Reordering the rows gives the same loss and gradient; the order within a group does not affect other groups."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     if len(batch) < 2:
@@ -216,7 +216,7 @@ def _draws_random_numbers(subject: Subject) -> bool:
 
 
 def draws(subject: Subject) -> Finding:
-    """Steps draw different rows, where the task has more than one step draws; a part of a draw is weighed by itself."""
+    """Steps draw different rows if the task has more rows than a step draws; each part of a draw has its own weights."""
     laboratory = subject.stand_in()
     drawn = [rows_of(subject.draw(laboratory, step=step)) for step in DRAWN_STEPS]
     if not drawn[0]:

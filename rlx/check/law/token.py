@@ -26,7 +26,7 @@ _MASK_MEND = "compare completion_mask with the weights: one of them is shifted o
 
 
 def prompt(subject: Subject) -> Finding:
-    """No gradient reaches what the model predicts of a prompt, nor a critic's values there: only those of completions."""
+    """No gradient reaches predictions of prompt tokens or a critic's values there; only completions are learned."""
     laboratory = subject.real(moved=True)
     batch = subject.first_update(laboratory)[FEW_ROWS]
     if (found := _cut_elsewhere(subject, batch)) is not None:
@@ -142,7 +142,7 @@ def _place(ids: list[int], prompts: list[np.ndarray]) -> tuple[int, int]:
 
 
 def tokens(subject: Subject) -> Finding:
-    """Learning reaches the first, the inner and the last tokens of completions, both sides of a pair, and nothing beyond."""
+    """The first, inner and last tokens of completions are learned, on both sides of a pair, and no other tokens."""
     counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
     sides = {"chosen": [0, 0], "rejected": [0, 0]}
     of_sides = {side: {place: [0, 0] for place in counts} for side in sides}

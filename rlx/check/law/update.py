@@ -21,7 +21,7 @@ EXACT = 1e-9  # relative difference of two numbers that are the same but for rou
 
 
 def update(subject: Subject) -> Finding:
-    """An update goes down the gradient of its loss, every term once, clipped as it says; at a learning rate of 0 not up."""
+    """An update descends the gradient of its loss, with every term once and clipped as declared."""
     own = type(subject.algorithm).update_policy is not Algorithm.update_policy
     if own and (kept := _remembers(subject)) is not None:
         return kept
