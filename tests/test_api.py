@@ -76,7 +76,7 @@ def test_a_class_of_ones_own_may_stand_below_the_node(tmp_path, monkeypatch):
         ("loss", "ipo", {"betta": 1}, r"loss\.betta is not a key of ipo; did you mean loss\.beta"),
         ("loss", "ipo", {"beta": "x"}, "a number"),
         ("loss", "ipo", {"beta": -1.0}, "beta"),
-        ("loss", "os.system", {}, "no Loss"),
+        ("loss", "os.system", {}, "neither a subclass of Loss"),
         ("task", "arithmetik", {}, "did you mean arithmetic"),
     ],
 )

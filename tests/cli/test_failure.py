@@ -131,7 +131,7 @@ WRONG = [
     (["algorithm=collections.OrderedDict"], "it is neither a subclass of Algorithm"),
     (["algorithm=sft", "loss=ipo"], "nothing reads the loss of the run: algorithm Sft has no loss"),
     (["algorithm=dpo", "loss=grpo"], "is not a PreferenceLoss, which Dpo reads; choose another with loss=NAME"),
-    (["algorithm=[dpo]"], "one algorithm is chosen: algorithm=dpo"),
+    (["algorithm=[dpo]"], "only one algorithm can be chosen: algorithm=dpo"),
     (["algorithm="], "chooses nothing; it is one of"),
     (["logger=none"], "write logger=[]"),
     # values

@@ -39,7 +39,7 @@ class Bare(Sft):
     monkeypatch.syspath_prepend(tmp_path)
     code, message = invoke(["check", "algorithm=bare_lab.Bare", "algorithm.extra=0.2"])
     assert code == 2
-    assert "Bare has it without a type annotation, and only annotated fields are keys: write extra: float = 0.1" in message
+    assert "Bare has it without a type, and only typed fields are keys: write extra: float = 0.1" in message
 
 
 def test_a_group_that_nothing_chooses_from_is_named_with_what_does():

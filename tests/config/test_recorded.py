@@ -113,7 +113,7 @@ def test_a_record_is_data(run, recorded_values, target):
 
 def test_a_class_of_ones_own_is_named_again(run, recorded_values, lab):
     loss = {"_target_": f"{lab}.MyLoss", "beta": 0.1, "modifiers": {}, "gamma": 2.0}
-    with pytest.raises(ConfigError, match=rf"not of rlx's own; .*: rlx train resume={run()} loss={lab}\.MyLoss"):
+    with pytest.raises(ConfigError, match=rf"not part of rlx; .*: rlx train resume={run()} loss={lab}\.MyLoss"):
         resumed(run(loss=loss))
     cfg, _, _ = resumed(run(loss=loss), f"loss={lab}.MyLoss", allowed=[f"{lab}.MyLoss"])
     assert cfg.loss.gamma == 2.0

@@ -125,8 +125,8 @@ def test_a_split_run_goes_on_whole_and_split_with_other_numbers_of_ranks(place, 
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        ("muon", "optimizer Muon cannot take the steps of weights that are split"),
-        ("adafactor", "optimizer Adafactor cannot take the steps of weights that are split"),
+        ("muon", "optimizer Muon cannot update weights that are split"),
+        ("adafactor", "optimizer Adafactor cannot update weights that are split"),
         ("combined_refused", "Hybrid asks for the gradient of each term"),
         ("merged", "export.merge=true needs a whole model"),
     ],

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from rlx.check.batch import parts_of, with_padding
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.law.rows import ROUNDED, gap
+from rlx.check.law.rows import ROUNDED, gap, outcome_gap
 from rlx.check.law.scale import JUMP
 from rlx.check.place import throws_dice
 from rlx.check.stand_in import keys_of
@@ -31,7 +30,7 @@ def padding(subject: Subject) -> Finding:
     whole, figures = subject.gradient(laboratory, batch)
     for extra in (1, 4):
         found, other = subject.gradient(laboratory, with_padding(batch, extra))
-        off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
+        off = outcome_gap(found, other, whole, figures)
         if off > laboratory.tolerance:
             return broken(
                 f"{extra} more columns of padding change the gradient by {off:.1e} of its largest entry",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,12 @@ def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
     return float((found - expected).abs().max()) / max(floor, float(expected.abs().max()), float(found.abs().max()) * 1e-3)
 
 
+def outcome_gap(found: Tensor, other: Mapping[str, float], whole: Tensor, figures: Mapping[str, float]) -> float:
+    """The larger gap of two gradients and of their losses; the values of a loss may cancel to 0, so its floor is the gradient."""
+    floor = max(1e-12, float(whole.abs().max())) if whole.numel() else 1e-12
+    return max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]]), floor=floor))
+
+
 def split(subject: Subject) -> Finding:
     """Splitting a batch into micro-batches of any size gives the loss, metrics and gradient of the whole batch."""
     worst = 0.0
@@ -53,8 +60,7 @@ def split(subject: Subject) -> Finding:
         whole, figures = subject.gradient(laboratory, batch)
         for size in sizes:
             found, other = subject.gradient(laboratory, batch, micro_batch=size)
-            loss = torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])
-            off = max(gap(found, whole), gap(*loss))
+            off = outcome_gap(found, other, whole, figures)
             worst = max(worst, off)
             if off > laboratory.tolerance:
                 return _split_broken(subject, laboratory, batch, size, off)
@@ -143,7 +149,7 @@ def order(subject: Subject) -> Finding:
         if type(batch).__module__.startswith("rlx."):  # whose rows can stand in any order: it is the loss that raises
             raise
         return skipped(f"the rows of a {type(batch).__name__} could not be reordered: {type(error).__name__}: {error}")
-    off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
+    off = outcome_gap(found, other, whole, figures)
     if _draws_random_numbers(subject):
         return skipped("the loss draws a random number for each place in the batch")
     if off > laboratory.tolerance:

@@ -153,7 +153,7 @@ def test_a_formula_is_listed_with_its_first_sentence(shown):
         line.split()[0]: line.split(maxsplit=1)[1] for line in shown("loss", "algorithm/advantage")[1] if line.startswith("  ")
     }
     assert said["nll_sequence_sum"].startswith("Negative log-likelihood of the chosen completions: the sum over the tokens")
-    assert said["group_centered"].startswith("Rewards minus their group's mean (Dr. GRPO): no division")
+    assert said["group_centered"].startswith("Rewards minus their group's mean (Dr. GRPO), not divided")
     assert not [name for name, text in said.items() if text.startswith(("-", "σ", "Where: ", "Paper: "))]
 
 

@@ -1,6 +1,7 @@
 """A search from the command line: trials with their seeds, pruned, resumed, confirmed, limited."""
 
 import math
+import re
 
 import pytest
 
@@ -46,7 +47,8 @@ def test_the_same_command_goes_on_to_n_trials_and_not_n_more(sweep):
     kept = journal.read_text()
     journal.write_text(kept.replace('"values":[', '"values":[1', 1))
     changed = sweep(*SPACE, "sweep.trials=3")
-    assert (changed.code, "of trial 0, and the records of its runs" in changed.err) == (2, True)
+    assert changed.code == 2
+    assert re.search(r"of trial \d, and the records of its runs", changed.err), changed.err  # of that which ended first
     journal.write_text(kept)
     more = sweep(*SPACE, "sweep.trials=5")
     assert more.directory == first.directory
