@@ -113,6 +113,17 @@ class TheFinishedPay(Rewards):
         return batch.finished.float()
 
 
+@dataclass(frozen=True, kw_only=True)
+class CutOffsArePaid(Rewards):
+    """The same by another word."""
+
+    cutoff_cost: float = 1.0
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(advantages=self.advantages(batch.rewards - self.cutoff_cost * batch.finished.float()))
+
+
 class TheUnfinishedPay(TheFinishedPay):
     def pays(self, batch):
         return (~batch.finished).float()
@@ -326,6 +337,7 @@ FAULTY = [
     (with_loss(weight_is_live()), "direction", "a token teaches 1 + log p times what it should"),
     (with_advantage(over_almost_nothing()), "alike", "a reward of 1 among others of 0 gives an advantage of 1e+06"),
     (TheFinishedPay(), "direction", "raises the advantages of unfinished completions"),
+    (CutOffsArePaid(), "direction", "raises the advantages of unfinished completions"),
     (PaddingHasAKl(), "anchor", "agree and all rewards are 0, another beta changes advantages"),
     (HeatedTwice(), "temperature", "sampled at temperature 1.25, but the policy is read at 1.5625"),
     (SummedForward(), "credit", "the advantage of the last of 6 tokens, and of none that led to it"),

@@ -9,7 +9,8 @@ from rlx.check.subject import Subject, row_shown
 from rlx.check.variant import plain_fields, variants
 
 COSTS = {"penalty", "cost", "punishment"}
-CUT_OFF = {"end", "eos", "truncated", "truncation", "overlong", "unfinished", "cutoff", "cut"}  # of no end
+# words for completions that did not end
+CUT_OFF = {"end", "eos", "truncated", "truncation", "overlong", "unfinished", "cutoff", "cut"}
 LEAST = 1e-12  # a slope below this is 0
 
 

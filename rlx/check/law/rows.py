@@ -44,7 +44,10 @@ def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
 
 
 def outcome_gap(found: Tensor, other: Mapping[str, float], whole: Tensor, figures: Mapping[str, float]) -> float:
-    """The larger gap of two gradients and of their losses; the values of a loss may cancel to 0, so its floor is the gradient."""
+    """The larger of the gap between two gradients and the gap between their losses.
+
+    The values of a loss may cancel to 0, so losses are compared relative to the largest entry of the gradient at least.
+    """
     floor = max(1e-12, float(whole.abs().max())) if whole.numel() else 1e-12
     return max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]]), floor=floor))
 
