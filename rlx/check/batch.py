@@ -23,14 +23,14 @@ from rlx.data.tokenized import TokenizedPairs
 from rlx.seeding import Stream
 from rlx.task.base import Prompt
 
-_WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not taken apart
+_WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not searched for inner values
 _AS_IT_IS = frozenset({bytes, str, int, float, bool, type(None)})
 GARBAGE = 3.7
 
 
 @contextmanager
 def at(leaf: Tensor, values: Tensor | float, places: Any = ...) -> Iterator[None]:
-    """A leaf holds these numbers, at these places of it or everywhere, and in the end those that it had."""
+    """Set a leaf, or the given places of it, to these values inside the context; restore the old values afterwards."""
     before = leaf.detach().clone()
     with torch.no_grad():
         leaf[places] = values
@@ -40,7 +40,7 @@ def at(leaf: Tensor, values: Tensor | float, places: Any = ...) -> Iterator[None
 
 
 def tensors_of(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
-    """(where, tensor) for every tensor that a batch holds."""
+    """Yield (path, tensor) for every tensor in a batch."""
     if isinstance(batch, Tensor):
         yield path, batch
     elif isinstance(batch, Mapping):
@@ -55,14 +55,14 @@ def tensors_of(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
 
 
 def attributes(owner: Any) -> dict[str, Any]:
-    """The fields of a dataclass, or what any other object holds."""
+    """Return the fields of a dataclass, or the instance attributes of any other object."""
     if is_dataclass(owner):
         return {item.name: getattr(owner, item.name) for item in fields(owner)}
     return dict(getattr(owner, "__dict__", {}))
 
 
 def parts_of(batch: Any) -> list[Any]:
-    """The batch, and every batch within it, that has sequences of its own."""
+    """Return the innermost batches with sequences of their own: the batch itself, or batches in it."""
     if isinstance(batch, Mapping):
         return [part for value in batch.values() for part in parts_of(value)]
     if isinstance(batch, (list, tuple)):
@@ -74,7 +74,7 @@ def parts_of(batch: Any) -> list[Any]:
 
 
 def against_rewards(part: Any) -> bool:
-    """Whether the advantages that a draw made fall with the rewards of their groups: then the fault is in draw."""
+    """Whether the advantages that draw computed fall as the rewards of their group rise; the fault is then in draw."""
     rewards, advantages = getattr(part, "rewards", None), getattr(part, "advantages", None)
     if not isinstance(rewards, Tensor) or not isinstance(advantages, Tensor) or advantages.shape[:2] != rewards.shape:
         return False
@@ -84,14 +84,14 @@ def against_rewards(part: Any) -> bool:
 
 
 def signature(batch: Any) -> str:
-    """Text that is equal for equal batches: it is made of every token, tensor and number in them."""
+    """Return a hash of every token, tensor and number in a batch; it is equal for equal batches."""
     parts: list[Any] = []
     _collect(batch, parts.append)
     return hashlib.blake2b(marshal.dumps(parts, 0), digest_size=16).hexdigest()
 
 
 def _collect(value: Any, found: Callable[[Any], None]) -> None:
-    """Call `found` with every token, tensor and number in `value`, and with the names of what holds them."""
+    """Call `found` with every token, tensor and number in `value`, and with the names of the attributes that hold them."""
     kind = value.__class__
     if kind in _AS_IT_IS:
         found(value)
@@ -119,7 +119,7 @@ def _collect(value: Any, found: Callable[[Any], None]) -> None:
 
 
 def permuted(batch: Any) -> Any:
-    """The rows of a batch in another order: every second one first."""
+    """Return the batch with its rows in another order: every second row first."""
     count = len(batch)
     rows = [*range(1, count, 2), *range(0, count, 2)]
 
@@ -134,12 +134,12 @@ def permuted(batch: Any) -> Any:
 
 
 def with_padding(batch: Any, extra: int) -> Any:
-    """The batch with `extra` columns of padding: 0 where there was 0, garbage where anything else stood outside of the mask."""
+    """Return the batch with `extra` columns of padding: GARBAGE in tensors with a non-zero value outside the mask, else 0."""
     sequences = getattr(batch, "sequences", None)
     if not isinstance(sequences, Sequences):
         return _mapped(batch, lambda value: value, lambda s: s, lambda part: with_padding(part, extra))
     width, mask = sequences.width, sequences.completion_mask
-    of_each = any(tensor.shape == mask.shape for _, tensor in tensors_of(batch))  # then what is [P, G] is one of completions
+    of_each = any(tensor.shape == mask.shape for _, tensor in tensors_of(batch))  # then a [P, G] tensor is one value a completion
 
     def wider(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[-1] != width or len(value) != len(batch):
@@ -155,9 +155,10 @@ def with_padding(batch: Any, extra: int) -> Any:
 
 
 def with_more_said(batch: Any, extra: int) -> Any | None:
-    """The batch with `extra` tokens more wherever others spoke in a completion, like the last one that they said.
+    """Return the batch with `extra` more tokens after each stretch of tokens in a completion that the policy did not sample.
 
-    None where a tensor of tokens is not [P, G, T], or nobody else spoke.
+    The last token of the stretch is repeated. Return None if a tensor over tokens is not [P, G, T], or the policy sampled all
+    tokens.
     """
     sequences = getattr(batch, "sequences", None)
     if not isinstance(sequences, Sequences) or sequences.learned is None:
@@ -191,13 +192,13 @@ def with_more_said(batch: Any, extra: int) -> Any | None:
 
 
 def _with_repeats(own: np.ndarray, extra: int) -> np.ndarray:
-    """int64, the places of tokens, where the last of each stretch that is not one's own comes `extra` times more."""
+    """Return int64 indices of the tokens, the last one of each stretch that is not `own` repeated `extra` more times."""
     ends = ~own & np.append(own[1:], True)
     return np.repeat(np.arange(len(own)), np.where(ends, 1 + extra, 1))
 
 
 def draw_of(algorithm: Any, lab: Any) -> Any:
-    """What an algorithm draws; where it refuses float64 beside float32, as rewards are, policy and reference speak float32."""
+    """Return an algorithm's draw; if it refuses to mix float64 with float32 rewards, policy and reference return float32."""
     with torch.no_grad():
         try:
             return algorithm.draw(lab)
@@ -210,7 +211,7 @@ def draw_of(algorithm: Any, lab: Any) -> Any:
 
 @contextmanager
 def _in_single(*owners: Any) -> Iterator[None]:
-    """A policy and a reference say statistics of tokens in float32, as they do in a run."""
+    """Let a policy and a reference return token statistics in float32 inside the context, as they do in a run."""
     kinds = [type(owner) for owner in owners]
 
     def said(kind: type, name: str) -> Callable[..., Any]:
@@ -234,7 +235,7 @@ def _in_single(*owners: Any) -> Iterator[None]:
 
 
 def in_double(batch: Any) -> Any:
-    """The batch with its numbers in double precision, so that their sums do not depend on width and order."""
+    """Return the batch with its floating-point tensors in float64, so that their sums do not depend on width and order."""
 
     def doubled(value: Any) -> Any:
         return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -245,7 +246,7 @@ def in_double(batch: Any) -> Any:
 def _mapped(
     batch: Any, change: Callable[[Any], Any], sequences: Callable[[Sequences], Sequences], inner: Callable[[Any], Any]
 ) -> Any:
-    """A copy of a batch with `change` applied to its tensors and lists, and `inner` to the batches within it."""
+    """Return a copy of a batch: `change` applied to its tensors and lists, `inner` to the batches in it."""
 
     def of(value: Any) -> Any:
         if isinstance(value, Sequences):
@@ -260,5 +261,5 @@ def _mapped(
     for name, value in attributes(batch).items():
         object.__setattr__(twin, name, of(value))
     for name in set(getattr(twin, "__dict__", {})) - set(attributes(batch)):
-        del twin.__dict__[name]  # what a cached property kept belongs to the old rows
+        del twin.__dict__[name]  # values of cached properties belong to the old rows
     return twin

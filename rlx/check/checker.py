@@ -35,7 +35,7 @@ from rlx.check.subject import Subject
 from rlx.check.variant import MOST_ROWS, small
 from rlx.errors import NonFiniteError, RlxError, users_place
 
-FEW_ROWS = 3  # of an update
+FEW_ROWS = 3  # least rows of an update
 
 Law = Callable[[Subject], Finding]
 LAWS: dict[str, Law] = {
@@ -73,7 +73,7 @@ LAWS: dict[str, Law] = {
 }
 
 
-# law -> laws that what breaks it usually breaks as well; the order of LAWS puts causes first
+# law -> laws that a fault which breaks it usually breaks too; LAWS lists causes before their consequences
 FOLLOW: dict[str, set[str]] = {
     "repeats": set(LAWS),
     "belongs": {"split", "padding", "order", "reached", "tokens", "differences", "hyperparameters", "prompt"},
@@ -98,17 +98,17 @@ FOLLOW: dict[str, set[str]] = {
 
 
 def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> Iterator[Verdict]:
-    """The verdict of each law, one by one; an error that the algorithm raises on the way is a broken law.
+    """Yield the verdict of each law; an error that the algorithm raises counts as a broken law.
 
-    Where the law `runs` raises, no step can be made and the other laws would only repeat it: they are skipped, except `finite`,
-    which looks for the place that a non-finite number comes from. A law that meets an error which an earlier one met is not
-    judged; its cause is that one.
+    If the law `runs` raises, no step can be made and the other laws would only repeat the error. They are skipped, except
+    `finite`, which locates the origin of a non-finite number. A law that meets the error of an earlier law is not judged; the
+    earlier law is its cause.
     """
     shortened = with_rows(subject.with_algorithm(small(subject.algorithm), same_rows=False))
     stopped = False
     found: dict[str, Finding] = {}
     errors: dict[str, Finding] = {}
-    roots: dict[str, str] = {}  # law that is a consequence -> the cause at the start of its chain
+    roots: dict[str, str] = {}  # broken law -> the first cause in its chain of causes
     expressions = Expressions(shortened)
     for name, law in (LAWS if laws is None else laws).items():
         if stopped and law is not stays_finite:
@@ -136,7 +136,7 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
 
 
 def with_rows(subject: Subject) -> Subject:
-    """The check with more rows in a draw, where the first update of one has too few to show what a row does to others."""
+    """Return the subject with more rows in a draw if an update has fewer than FEW_ROWS, too few to show effects between rows."""
     names = [name for name in MOST_ROWS if hasattr(subject.algorithm, name)]
     try:
         with warnings.catch_warnings():
@@ -148,12 +148,12 @@ def with_rows(subject: Subject) -> Subject:
         more = {name: factor * getattr(subject.algorithm, name) for name in names}
         twin = subject.with_algorithm(replace(subject.algorithm, **more), same_rows=False)
         return twin if len(twin.first_update(twin.stand_in())) > rows else subject
-    except Exception:  # whatever the algorithm raises, the laws raise again and name
+    except Exception:  # the laws meet and report the algorithm's error
         return subject
 
 
 def cause_of(name: str, finding: Finding, found: Mapping[str, Finding]) -> str:
-    """The first law broken so far whose fault probably breaks this one too; empty if there is none, or this law holds."""
+    """Return the first broken law whose fault probably breaks this one too; empty if there is none, or this law holds."""
     if finding.status != FAILED:
         return ""
     for earlier, other in found.items():
@@ -164,23 +164,23 @@ def cause_of(name: str, finding: Finding, found: Mapping[str, Finding]) -> str:
 
 
 def is_same_error(one: Finding, other: Finding) -> bool:
-    """Whether two broken laws met an error at the same line of code, or errors that say the same."""
+    """Whether two broken laws met an error at the same line of code, or errors with the same text."""
     if not one.status == other.status == FAILED:
         return False
     return one.wrong == other.wrong or (":" in one.where and one.where == other.where)
 
 
 class Expressions:
-    """The lines of a user's file that make the values of a loss and the advantages of a batch, found once they are needed."""
+    """The lines of a user's file that compute the values of a loss and the advantages of a batch; found on first use."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
 
     @cached_property
     def _lines(self) -> dict[str, str]:
-        """compute_loss, draw and every term -> `FILE:LINE in METHOD`, of those that could be told."""
+        """compute_loss, draw and every term -> `FILE:LINE in METHOD`, as far as they could be determined."""
         lines: dict[str, str] = {}
-        with suppress(Exception), ResultLines() as made:  # where it raises, that has been said with its place
+        with suppress(Exception), ResultLines() as made:  # an error was reported before, with its place
             laboratory = self._subject.stand_in()
             with torch.no_grad():
                 batch = self._subject.algorithm.draw(laboratory.lab(seed=self._subject.seed))
@@ -189,20 +189,20 @@ class Expressions:
             output = self._subject.algorithm.compute_loss(laboratory.policy, laboratory.reference, batch)
             lines |= {f"terms[{name!r}]": made.line_of(term.values) for name, term in output.terms.items()}
             lines["compute_loss"] = next(iter(lines[f"terms[{name!r}]"] for name in output.terms), "")
-            if not place_of_method(self._subject.algorithm, "compute_loss"):  # a loss of the user's within an algorithm of rlx
+            if not place_of_method(self._subject.algorithm, "compute_loss"):  # the user's loss in an algorithm of rlx
                 lines["compute_loss"] = lines["algorithm.loss"] = lines["compute_loss"] or made.latest
         return {name: line for name, line in lines.items() if line}
 
     def line_of(self, where: str) -> str:
-        """That of the term, or of the method, which a finding names first; empty if it cannot be told."""
+        """Return the line of the term or method that `where` of a finding names first; empty if it is unknown."""
         named = [name for name in self._lines if name in where]
         return self._lines[min(named, key=lambda name: (not name.startswith("terms"), where.index(name)))] if named else ""
 
 
 def placed(finding: Finding, algorithm: Any, expressions: Expressions | None = None) -> Finding:
-    """The finding with the file and line of what it names, where that is the user's own.
+    """Return the finding with the file and line of the user's code that it names.
 
-    That is the expression which makes the values of the loss, or the advantages, if it can be told, else the method.
+    This is the expression that computes the values of the loss, or the advantages, if it is known, else the method.
     """
     if finding.status != FAILED or ":" in finding.where:
         return finding
@@ -217,15 +217,15 @@ def placed(finding: Finding, algorithm: Any, expressions: Expressions | None = N
 
 
 def promise(law: Law) -> str:
-    """The first line of a law's docstring."""
+    """Return the first line of a law's docstring."""
     return (law.__doc__ or "").partition("\n")[0]
 
 
 def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
-    """(what a law finds, whether the algorithm raised an error on the way)."""
+    """Return (the law's finding, whether the algorithm raised an error)."""
     try:
         return law(subject), False
-    except Exception as error:  # whatever an algorithm under check raises is its verdict
+    except Exception as error:  # any error of the algorithm is its verdict
         if isinstance(error, NonFiniteError):
             said = str(error).partition(";")[0]
             mend = "fix this first: look there for a logarithm, a root or a quotient that has no value"
@@ -235,7 +235,7 @@ def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of the user's own file, else of rlx; empty where rlx refused something and its message says what."""
+    """Return the innermost line in the user's file, else in rlx; empty for an error of rlx that passed no user's file."""
     import traceback
 
     if isinstance(error, RlxError) and not users_place(error):

@@ -12,9 +12,10 @@ WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+][A-Za-z0-9]+)*")
 
 
 def claimed(owner: object, names: Sequence[str]) -> str:
-    """The name of a formula that the docstring of an object's class has in capitals, or its class name contains; empty for none.
+    """Return the name of the formula that an object's class claims to implement; empty if it claims none.
 
-    Of a class of rlx itself nothing is asked. names: of the formulas, as options are called. ORPO is orpo, R-DPO is r_dpo.
+    A class claims a formula by a word in capitals in its docstring, or by its own name; classes of rlx claim none. names: of the
+    formulas, written as options are: ORPO is orpo, R-DPO is r_dpo.
     """
     kind = type(owner)
     try:

@@ -42,7 +42,7 @@ ENOUGH_DISK = 2 * 2**30
 
 @dataclass(frozen=True)
 class Fact:
-    """One finding. mark: ok, note or bad; advice: what to do, if anything."""
+    """The result of one examination. mark: ok, note or bad; advice: what to do; empty if nothing."""
 
     mark: str
     name: str
@@ -50,12 +50,12 @@ class Fact:
     advice: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the fact as a JSON object."""
         return asdict(self)
 
 
 def examine(*, threads: int | None = None) -> Iterator[Fact]:
-    """Make all of the examinations, cheap ones first."""
+    """Yield the results of all examinations, the cheap ones first."""
     set_threads(threads)
     yield python_version()
     yield packages()
@@ -76,7 +76,7 @@ def python_version() -> Fact:
 
 
 def packages() -> Fact:
-    """Versions of what rlx stands on; Hydra's pre-releases break it."""
+    """Examine the versions of the required packages; pre-releases of Hydra do not work."""
     versions: dict[str, str] = {}
     for name in REQUIRED:
         try:
@@ -90,7 +90,7 @@ def packages() -> Fact:
 
 
 def extras() -> Fact:
-    """Which optional parts are there."""
+    """Examine which optional packages are installed."""
     there = [name for name, module in EXTRAS.items() if importlib.util.find_spec(module) is not None]
     missing = [name for name in EXTRAS if name not in there]
     advice = f"pip install 'rlx[{','.join(missing)}]' brings the others" if missing else ""
@@ -106,7 +106,7 @@ def cpu() -> Fact:
 
 
 def best_dtype(peaks: dict[str, float]) -> Fact:
-    """The dtype that this CPU multiplies fastest."""
+    """Report the dtype that this CPU multiplies fastest. peaks: dtype -> floating-point operations a second."""
     found = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items())
     better = max(peaks, key=lambda name: peaks[name] * (1.3 if name == "float32" else 1.0))
     weights = "; rlx keeps weights in float32, for half precision loses small updates" if better != "float32" else ""
@@ -114,7 +114,7 @@ def best_dtype(peaks: dict[str, float]) -> Fact:
 
 
 def gpu() -> Fact:
-    """The GPU that torch sees."""
+    """Report the GPU that torch sees."""
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return Fact(OK, "gpu", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
@@ -130,9 +130,9 @@ def disk(place: Path) -> Fact:
 
 
 def end_to_end() -> Fact:
-    """Two steps of training on a policy of a few thousand weights, in a folder that is removed afterwards.
+    """Train a policy of a few thousand weights for two steps, in a temporary folder.
 
-    Raises Stopped where a signal ended it.
+    Raises Stopped if a signal ended the run.
     """
     import contextlib
     import io
@@ -148,9 +148,9 @@ def end_to_end() -> Fact:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 result = rlx.train(["algorithm=custom_dpo", *small.split(), *sizes.split(), *places])
-        except Stopped:  # the run heard the signal in place of the command
+        except Stopped:  # the run caught the signal that was meant for the command
             raise
-        except Exception as error:  # whatever it is, it is the finding
+        except Exception as error:  # any error is the finding
             return Fact(BAD, "a short run", f"{type(error).__name__}: {error}", "fix this first")
     score = result.performance_metrics["eval/score"]
     return Fact(OK, "a short run", f"2 steps, evaluated and recorded in {time.monotonic() - start:.1f} s (score {score:.2f})")

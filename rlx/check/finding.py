@@ -10,11 +10,11 @@ PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one law found.
+    """The result of one law.
 
-    status: PASSED, FAILED or NOT_APPLICABLE. number: what was measured, or why the law does not apply.
-    Of a broken law: wrong: what is wrong, and by how much; where: the file and line, term, tensor or row; example: a small input
-    that shows it; mend: the usual remedy.
+    status: PASSED, FAILED or NOT_APPLICABLE. number: the measured value, or why the law does not apply.
+    For a broken law: wrong: the fault and its size; where: the file and line, term, tensor or row; example: a small input that
+    shows the fault; mend: the usual fix.
     """
 
     status: str
@@ -27,10 +27,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A finding with the name of its law and what the law promises, in one sentence.
+    """A finding with the name of its law and the law's promise, one sentence.
 
-    cause: of a broken law: the law broken before it whose fault is probably this one's too; of one that could not be judged: the
-    law that met the same error before; empty if there is none.
+    cause: for a broken law, the law broken before it whose fault probably breaks this one too; for a law that could not be
+    judged, the law that met the same error before; empty if there is none.
     """
 
     law: str
@@ -49,15 +49,15 @@ class Verdict:
 
 
 def passed(number: str = "") -> Finding:
-    """The algorithm keeps the law."""
+    """Return the finding that the algorithm obeys the law."""
     return Finding(PASSED, number)
 
 
 def broken(wrong: str, *, number: str = "", where: str = "", example: str = "", mend: str = "") -> Finding:
-    """The algorithm breaks the law."""
+    """Return the finding that the algorithm breaks the law."""
     return Finding(FAILED, number, wrong, where, example, mend)
 
 
 def skipped(why: str) -> Finding:
-    """The law does not apply to this algorithm."""
+    """Return the finding that the law does not apply to this algorithm."""
     return Finding(NOT_APPLICABLE, why)

@@ -1,4 +1,4 @@
-"""A few steps of an algorithm on synthetic numbers, and the differences between two such runs."""
+"""Runs a few steps of an algorithm on synthetic numbers, and compares two such runs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from rlx.rollout.buffer import ReplayBuffer
 from rlx.seeding import Stream
 
 STEPS = (0, 1, 500)
-MOST_UPDATES = 3  # of a draw
-SAME = 1e-6  # nats; what moves the policy by less moves nothing
-RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
+MOST_UPDATES = 3  # updates that are made of one draw
+SAME = 1e-6  # nats; a smaller change of the policy counts as none
+RATES = {2.0: 30.0}  # spread -> learning rate of gradient descent, else 3; at 30 an update moves tokens beyond usual clip ranges
 NOTHING, FIGURES, MEASURED, LOSS, LEARNING = "", "figures", "measured", "loss", "learning"
 RANK = {name: rank for rank, name in enumerate((NOTHING, FIGURES, MEASURED, LOSS, LEARNING))}
 
 
 @dataclass(frozen=True)
 class Journey:
-    """What a few steps with an algorithm did.
+    """The results of a few steps of an algorithm.
 
-    policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
-    measured: the figures of batches and of validate; at_first: how many of `policy` are of the first step;
-    unfilled: the name and the capacity of each replay buffer that never was full;
-    refused: what was said where the values are not legal;
-    cut: the journey against which it was made, where it ended at the first update that differs from that one;
-    recorded: of its phases, where other journeys may take from them.
+    policy: the parameters after each update; loss: before each update; figures: the metrics of the loss and of its updates, as
+    text; names: of these metrics; measured: the metrics of batches and of validate, as text; at_first: how many entries of
+    `policy` belong to the first step; unfilled: name and capacity of each replay buffer that was never full; refused: the error,
+    if the values were refused; cut: the journey with which this one was compared, if this one ended at its first update that
+    differs; recorded: the recorded phases, which other journeys may reuse.
     """
 
     policy: tuple[Tensor, ...]
@@ -53,17 +52,17 @@ class Journey:
 
     @staticmethod
     def refused_by(error: Exception) -> Journey:
-        """No step could be made."""
+        """Return the journey of an algorithm that raised this error."""
         return Journey((), (), "", (), "", refused=f"{type(error).__name__}: {error}")
 
     def departs_at_first(self, other: Journey) -> bool:
-        """Whether a journey made against this one learned something else in the first step already."""
+        """Whether a journey that was compared with this one already differs in what its first step learned."""
         if other.cut is not None:
             return len(other.policy) <= self.at_first
         return self.refused != other.refused or self.at_first != other.at_first
 
     def difference(self, other: Journey) -> str:
-        """In what two journeys differ: LEARNING; else the LOSS; else what is MEASURED; else FIGURES; else NOTHING."""
+        """Return the most important difference of two journeys: LEARNING, LOSS, MEASURED, FIGURES or NOTHING, in this order."""
         if self.refused != other.refused or len(self.policy) != len(other.policy):
             return LEARNING
         if not all(same(mine, theirs) for mine, theirs in zip(self.policy, other.policy, strict=True)):
@@ -76,7 +75,7 @@ class Journey:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two policies, or gradients, are as good as equal."""
+    """Whether two policies, or two gradients, agree within SAME."""
     return one.shape == other.shape and bool((one - other).abs().le(SAME).all())
 
 
@@ -89,10 +88,11 @@ def journey(
     run: Run | None = None,
     lower: float = 0.0,
 ) -> Journey:
-    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation.
+    """Make a few steps of plain gradient descent in a stand-in laboratory, each with its draw, updates and validation.
 
-    against: a journey that made all of its steps; this one ends at the first update that departs from it in what is learned.
-    run: what is recorded of it, or taken from a recorded one. lower: nats by which all log-probabilities fall after each update.
+    against: a complete journey; this one ends at the first update that learns something different. run: records the phases, or
+    reuses those of a recorded run. lower: nats by which all log-probabilities fall after each update. An RlxError or ValueError
+    that is raised becomes the journey's `refused`.
     """
     run = run or Run()
     try:
@@ -100,12 +100,12 @@ def journey(
     except LeavesGrewError:
         again = replace(subject, asks_ahead=True)
         return journey(again, spread, steps, against=against, run=run.begun_again(), lower=lower)
-    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
+    except (RlxError, ValueError) as error:  # refused values are a difference
         return Journey.refused_by(error)
 
 
 class _Traveller:
-    """Makes the steps of a journey and keeps what a `Journey` is made of."""
+    """Makes the steps of a journey and collects the fields of its `Journey`."""
 
     def __init__(self, subject: Subject, spread: float, against: Journey | None, run: Run, lower: float) -> None:
         self._subject, self._against, self._run, self._lower = subject, against, run, lower
@@ -116,12 +116,12 @@ class _Traveller:
         self._losses: list[float] = []
         self._figures: list[tuple[str, float]] = []
         self._measured: list[Any] = []
-        self._full: dict[tuple[str, int], bool] = {}  # replay buffers: were they full?
+        self._full: dict[tuple[str, int], bool] = {}  # (name, capacity) of a replay buffer -> whether it was full
         self._at_first = 0
 
     def journey(self, steps: Sequence[int]) -> Journey:
         with self._run.within(OTHER):
-            self._measured.append(self._algorithm.moving_reference)  # which the training loop asks
+            self._measured.append(self._algorithm.moving_reference)  # the training loop reads it
         for step in steps:
             lab = _Watched(**vars(self._laboratory.lab(step=step, seed=self._subject.seed)), full=self._full)
             batch, noted = self._run.phase(DRAW, (step,), self._laboratory, partial(self._drawn, lab))
@@ -147,13 +147,13 @@ class _Traveller:
             return sorted(self._algorithm.validate(lab).items())
 
     def _departs_by(self, place: tuple[int, int], part: Any) -> bool:
-        """Make an update. Does it end elsewhere than in the journey against which this one is made?"""
+        """Make an update; return whether its result differs from that of the compared journey."""
         subject, laboratory, run = self._subject, self._laboratory, self._run
         source = run.source(place, laboratory, partial(subject.source, laboratory, part, comes_again=True))
-        said: dict[str, float] | None = None  # before the update, which may look at gradients elsewhere
+        said: dict[str, float] | None = None  # of before the update, which may compute gradients at other weights
         if type(self._algorithm).update_policy is not Algorithm.update_policy:
             source = ComputedOnce(source, laboratory.policy.parameters())
-            if self._departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
+            if self._departs(flat(source, laboratory)):  # update_policy of a user may read only the gradient's sign
                 return True
             said = dict(source.metrics)
         done = run.phase(UPDATE, place, laboratory, partial(updated, subject, laboratory, source, self._rate))
@@ -169,7 +169,7 @@ class _Traveller:
         return False
 
     def _departs(self, policy: Tensor) -> bool:
-        """Note a policy, or a gradient. Is it another one than at this place of the other journey?"""
+        """Store a policy or a gradient; return whether it differs from the one at the same place of the compared journey."""
         self._policies.append(policy)
         if self._against is None or self._against.refused:
             return False
@@ -182,23 +182,23 @@ class _Traveller:
 
 @dataclass(frozen=True)
 class _Watched(Lab):
-    """A Lab that notes which replay buffers were full. full: (name, capacity) of each that was asked for."""
+    """A Lab that records which replay buffers were full. full: (name, capacity) of each requested buffer -> whether it was."""
 
     full: dict[tuple[str, int], bool]
 
     def buffer(self, capacity: int, *, name: str = "buffer") -> ReplayBuffer:
-        """The replay buffer, as Lab gives it."""
+        """Return the replay buffer of this name, as Lab does."""
         self.full.setdefault((name, capacity), False)
         return super().buffer(capacity, name=name)
 
     def note_full(self) -> None:
-        """Note which buffers hold as many groups as they can."""
+        """Record which buffers hold as many groups as their capacity."""
         for name, capacity in self.full:
             self.full[name, capacity] |= len(super().buffer(capacity, name=name)) >= capacity
 
 
 def _below_one(policy: Any, *, by: float) -> None:
-    """No probability rises above 1, as it never does in a model. by: nats by which all fall."""
+    """Lower all log-probabilities by `by` nats and keep every probability below 1, as in a model."""
     leaf = getattr(policy, "leaves", {}).get("token_logprobs")
     if leaf is not None:
         with torch.no_grad():
@@ -206,7 +206,7 @@ def _below_one(policy: Any, *, by: float) -> None:
 
 
 def updated(subject: Subject, laboratory: Laboratory, source: Any, rate: float) -> dict[str, float]:
-    """The figures of an update of plain gradient descent."""
+    """Make an update of plain gradient descent and return its metrics."""
     return dict(subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate)))
 
 

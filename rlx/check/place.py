@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from rlx.errors import is_users_file
 from rlx.seeding import Stream
 
-DICE = {"torch", "numpy"}  # methods of a Stream that give a generator
+DICE = {"torch", "numpy"}  # methods of a Stream that return a generator
 OTHER_DICE = {
     "default_rng",
     "manual_seed",
@@ -36,7 +36,7 @@ METHODS = ("draw", "updates", "compute_loss", "update_policy", "validate")
 
 
 def place_of_method(owner: Any, name: str) -> str:
-    """`FILE:LINE in NAME` of a method that a user's class defines; empty where it is rlx's own."""
+    """Return `FILE:LINE in NAME` of a method that a user's class defines; empty for a method of rlx."""
     method = getattr(type(owner), name, None)
     code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
     if not isinstance(code, types.CodeType) or not is_users_file(code.co_filename):
@@ -45,9 +45,9 @@ def place_of_method(owner: Any, name: str) -> str:
 
 
 def place_of_frame(frame: types.FrameType | None) -> str:
-    """`FILE:LINE in FUNCTION` of the innermost frame in a user's file; empty if there is none.
+    """Return `FILE:LINE in FUNCTION` of the innermost frame in a user's file; empty if there is none.
 
-    What called the laws is not looked at: a program that starts a check is no part of the algorithm.
+    Callers of the laws are ignored: a program that starts a check is not part of the algorithm.
     """
     while frame is not None and not is_users_file(frame.f_code.co_filename):
         frame = None if frame.f_code.co_filename.endswith(STARTS) else frame.f_back
@@ -55,7 +55,7 @@ def place_of_frame(frame: types.FrameType | None) -> str:
 
 
 class FirstResult(TorchFunctionMode):
-    """Notes the first operation of torch, called from a user's file, of which `shows(name, arguments, result)` is true."""
+    """Records the place of the first torch operation, called in a user's file, with `shows(name, arguments, result)` true."""
 
     def __init__(self, shows: Callable[[str, tuple[Any, ...], Any], bool]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class FirstResult(TorchFunctionMode):
 
 
 def becomes_infinite(_: str, args: tuple[Any, ...], result: Any) -> bool:
-    """Whether an operation makes a non-finite number of finite ones."""
+    """Whether an operation returns a non-finite number for finite arguments."""
     if not isinstance(result, Tensor) or not result.is_floating_point() or bool(torch.isfinite(result).all()):
         return False
     given = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
@@ -80,14 +80,14 @@ def becomes_infinite(_: str, args: tuple[Any, ...], result: Any) -> bool:
 
 
 def loses_digits(_: str, args: tuple[Any, ...], result: Any) -> bool:
-    """Whether an operation takes float64 and gives a smaller dtype."""
+    """Whether an operation takes float64 and returns a smaller dtype."""
     if not isinstance(result, Tensor) or not result.is_floating_point() or result.dtype == torch.float64:
         return False
     return any(isinstance(arg, Tensor) and arg.dtype == torch.float64 for arg in args)
 
 
 def leaves_the_graph(name: str, args: tuple[Any, ...], _: Any) -> bool:
-    """Whether a number that carries a gradient becomes a plain one: item, float, tolist, numpy."""
+    """Whether a number that carries a gradient is converted to a plain one: by item, float, tolist or numpy."""
     taken = name in ("item", "__float__", "__int__", "__bool__", "tolist", "numpy", "__array__")
     return taken and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
 
@@ -98,18 +98,18 @@ def drops_out(name: str, *_: Any) -> bool:
 
 
 def first_result(run: Callable[[], object], shows: Callable[[str, tuple[Any, ...], Any], bool]) -> str:
-    """The place in a user's file where `shows` is first true while `run` runs; empty if it never is."""
+    """Return the place in a user's file where `shows` is first true while `run` runs; empty if it never is."""
     mode = FirstResult(shows)
     with mode:
         try:
             run()
-        except Exception:  # what it raises has been said before; here only the place is wanted
+        except Exception:  # the error was reported before; only the place is needed
             return mode.place
     return mode.place
 
 
 def first_change(run: Callable[[], object], changed: Callable[[], bool]) -> str:
-    """The line of a user's file after which `changed()` is first true while `run` runs; empty if it never is."""
+    """Return the line of a user's file after which `changed()` is first true while `run` runs; empty if it never is."""
     found: list[str] = []
     last: dict[types.FrameType, str] = {}
 
@@ -131,7 +131,7 @@ def first_change(run: Callable[[], object], changed: Callable[[], bool]) -> str:
 
 
 class ResultLines(TorchFunctionMode):
-    """Notes the line of a user's file that made each result of torch; latest: that of the last one, empty if there is none."""
+    """Records the line of a user's file that made each result of torch; latest: the last such line, empty if there is none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class ResultLines(TorchFunctionMode):
         return result
 
     def line_of(self, tensor: Any) -> str:
-        """The line that made a tensor, or what it is a view of, as long as itself; empty if none of a user's file did."""
+        """Return the line that made a tensor, or the tensor of the same size that it is a view of; empty if it is unknown."""
         if not isinstance(tensor, Tensor):
             return ""
         own = (tensor.data_ptr(), tensor.numel())
@@ -154,7 +154,7 @@ class ResultLines(TorchFunctionMode):
 
 
 def _profiled(run: Callable[[], object], profile: Callable[[types.FrameType, str, Any], None]) -> None:
-    """Run with a profiler of Python's in place of the one that was there."""
+    """Call `run` with this profiler; restore the former one afterwards."""
     before = sys.getprofile()
     sys.setprofile(profile)
     try:
@@ -164,7 +164,7 @@ def _profiled(run: Callable[[], object], profile: Callable[[types.FrameType, str
 
 
 def clock_read(run: Callable[[], object]) -> str:
-    """The place in a user's file where a clock is read while `run` runs; empty if none is."""
+    """Return the place in a user's file where a clock is read while `run` runs; empty if none is."""
     found: list[str] = []
 
     def profile(frame: types.FrameType, event: str, arg: Any) -> None:
@@ -177,7 +177,7 @@ def clock_read(run: Callable[[], object]) -> str:
 
 
 def throws_dice(run: Callable[[], object]) -> bool:
-    """Whether a user's file takes random numbers while `run` runs: of a Stream, or of a generator of its own."""
+    """Whether a user's file takes random numbers while `run` runs, from a Stream or from a generator of its own."""
     found: list[str] = []
 
     def profile(frame: types.FrameType, event: str, _: Any) -> None:
@@ -194,7 +194,7 @@ def throws_dice(run: Callable[[], object]) -> bool:
 
 
 def streams_used(run: Callable[[], object]) -> set[Stream]:
-    """The streams of which a user's file takes a generator while `run` runs."""
+    """Return the streams from which a user's file takes a generator while `run` runs."""
     found: set[Stream] = set()
 
     def profile(frame: types.FrameType, event: str, _: Any) -> None:

@@ -12,20 +12,20 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 PLAIN = (bool, int, float, str, bytes, list, tuple, set, frozenset, Enum, type(None))
-HARNESS = {  # functions that look at every field, and do nothing with it
+HARNESS = {  # functions that read every field but do not use the values
     ("rlx.fields", "check_hyperparameters"),
     ("rlx.loss.state", "walk"),
     ("rlx.loss.state", "<listcomp>"),
 }
-COPIES = {"copy", "copyreg", "functools", __name__}  # modules that look at __dict__ and pass on what they find unread
+COPIES = {"copy", "copyreg", "functools", __name__}  # modules that read __dict__ only to copy it
 START, DRAW, UPDATES, GRADIENT, UPDATE, VALIDATE = "start", "draw", "updates", "gradient", "update", "validate"
-OTHER = "other"  # a phase that every run computes
+OTHER = "other"  # a phase that no run reuses
 
 
 def attributes_of(owner: Any) -> dict[str, Any]:
-    """Dotted path -> value, of every attribute in a tree of dataclasses, mappings and lists; a node is found at its first path.
+    """Return dotted path -> value of every attribute in a tree of dataclasses, mappings and lists.
 
-    What a cached property has kept is left out. The value of a node is its class.
+    A node that occurs twice is at its first path, and its value is its class and keys. Values of cached properties are left out.
     """
     found: dict[str, Any] = {}
     seen: set[int] = set()
@@ -51,7 +51,7 @@ class _Node:
 
 
 def _inner(value: Any) -> dict[str, Any] | None:
-    """What a node of a tree holds; None for a leaf."""
+    """Return the children of a node of a tree; None for a leaf."""
     if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
         kept = _cached(type(value))
         return {name: item for name, item in vars(value).items() if name not in kept}
@@ -64,12 +64,12 @@ def _inner(value: Any) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=256)
 def _cached(kind: type) -> frozenset[str]:
-    """The names of a class's cached properties."""
+    """Return the names of a class's cached properties."""
     return frozenset(name for each in kind.__mro__ for name, item in vars(each).items() if isinstance(item, cached_property))
 
 
 def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
-    """The paths whose values differ in two trees, see `attributes_of`."""
+    """Return the paths whose values differ in two trees, see `attributes_of`."""
     return {path for path in {**one, **other} if path not in one or path not in other or not _same(one[path], other[path])}
 
 
@@ -82,7 +82,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 class Reads:
-    """Which paths of an algorithm each phase reads. names: the fields that anybody looked at, by their dotted names."""
+    """The paths of an algorithm that each phase reads. names: the dotted names of all fields that any code read."""
 
     def __init__(self) -> None:
         self.phase = START
@@ -91,7 +91,7 @@ class Reads:
 
     @contextmanager
     def within(self, phase: str) -> Iterator[None]:
-        """What is read within is read by this phase."""
+        """Attribute reads inside the context to this phase."""
         before, self.phase = self.phase, phase
         try:
             yield
@@ -99,7 +99,7 @@ class Reads:
             self.phase = before
 
     def note(self, path: str, caller: Any) -> None:
-        """An attribute was read by the code of this frame."""
+        """Record that the code of the frame `caller` read an attribute."""
         self.names.add(path.removeprefix("."))
         module = str(caller.f_globals.get("__name__"))
         if not module.startswith("rlx.check.") and (module, caller.f_code.co_name) not in HARNESS:
@@ -107,11 +107,14 @@ class Reads:
 
 
 class UnwatchableError(Exception):
-    """A node of an algorithm admits no watcher: one with slots, or a mapping of its own class."""
+    """The reads of a node cannot be recorded: its class has slots, or it is a mapping of its own class."""
 
 
 def watched_tree(owner: Any, reads: Reads) -> Any:
-    """A copy of a tree of dataclasses, in the state it is in, that notes each attribute that is read."""
+    """Return a copy of a tree of dataclasses, in its current state, that records each attribute read.
+
+    Raises UnwatchableError.
+    """
     made: dict[int, Any] = {}
 
     def twin_of(value: Any, path: str) -> Any:

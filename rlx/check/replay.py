@@ -38,7 +38,7 @@ from rlx.seeding import Stream
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """What a phase returned, and where it left the laboratory. mark, state: texts that are equal for equal results and states."""
+    """The result of a phase and the laboratory's state after it. mark, state: texts that are equal if those are equal."""
 
     result: Any
     after: Kept
@@ -47,14 +47,14 @@ class PhaseResult:
 
     @staticmethod
     def of(result: Any, laboratory: Any) -> PhaseResult:
-        """A phase that has just returned this."""
+        """Return the record of a phase that has just returned `result`."""
         after = Kept.of(laboratory)
         return PhaseResult(result, after, signature(result), after.mark())
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The state of a laboratory: of the algorithm, and of a stand-in policy its parameters and where they stand."""
+    """The state of a laboratory: that of the algorithm, and a stand-in policy's parameters and their places."""
 
     state: Mapping[str, Any]
     leaves: Mapping[str, Tensor] | None
@@ -62,7 +62,7 @@ class Kept:
 
     @staticmethod
     def of(laboratory: Any) -> Kept:
-        """The state as it is now."""
+        """Return a copy of a laboratory's current state."""
         policy = laboratory.policy
         if not isinstance(policy, StandInPolicy):
             return Kept(copy.deepcopy(laboratory.state), None, {})
@@ -70,7 +70,7 @@ class Kept:
         return Kept(copy.deepcopy(laboratory.state), leaves, {name: dict(known) for name, known in policy.places.items()})
 
     def restore(self, laboratory: Any) -> None:
-        """Bring a laboratory into this state."""
+        """Set a laboratory to this state."""
         laboratory.state.clear()
         laboratory.state.update(copy.deepcopy(dict(self.state)))
         if self.leaves is not None:
@@ -80,14 +80,14 @@ class Kept:
             policy.indices = {}
 
     def mark(self) -> str:
-        """Text that is equal for equal states."""
+        """Return text that is equal for equal states."""
         return signature([self.state, self.leaves, {name: list(known) for name, known in self.places.items()}])
 
 
 class Recording:
-    """A run that is recorded.
+    """A recorded run.
 
-    tree: of the algorithm, see `attributes_of`; reads: of its phases, None where no watched run has told.
+    tree: of the algorithm, see `attributes_of`; reads: of its phases, None if they are unknown.
     """
 
     def __init__(self, algorithm: Any) -> None:
@@ -97,9 +97,9 @@ class Recording:
         self.reads: Reads | None = None
 
     def watch(self, algorithm: Any, again: Callable[[Any, Run], bool]) -> None:
-        """Find out what each phase reads. again: makes the same run with a watched algorithm, and says whether it ended the same.
+        """Determine what each phase reads. again: repeats the run with a watched algorithm; returns whether it has equal results.
 
-        Nothing is known of an algorithm that cannot be watched, ends elsewhere, or keeps something in its attributes.
+        The reads stay unknown if the algorithm cannot be watched, its results differ, or it changes its own attributes.
         """
         reads = Reads()
         if changed(self.tree, attributes_of(algorithm)):
@@ -113,14 +113,14 @@ class Recording:
             self.reads = reads
 
     def reading(self, algorithm: Any) -> set[str] | None:
-        """The phases that read what differs in another algorithm; None where nothing is known."""
+        """Return the phases that read an attribute in which another algorithm differs; None if the reads are unknown."""
         if self.reads is None:
             return None
         differs = changed(self.tree, attributes_of(algorithm))
         return {phase for phase, paths in self.reads.of.items() if paths & differs}
 
     def is_untouched_by(self, algorithm: Any) -> bool:
-        """Whether no phase reads what differs in another algorithm, so that its run would be the same."""
+        """Whether no phase reads an attribute in which another algorithm differs, so that its run would be the same."""
         return self.reading(algorithm) == set()
 
 
@@ -136,30 +136,30 @@ class SourceCall:
 
 
 class Run:
-    """A run phase by phase: one that is recorded (`into`), or that takes what it can from a recorded one (`like`), or neither."""
+    """A run, phase by phase, that is recorded (`into`), or reuses phases of a recorded run (`like`), or neither."""
 
     def __init__(self, *, into: Recording | None = None, like: Recording | None = None, algorithm: Any = None) -> None:
         self._into, self._like = into, like
         self._reads: Reads | None = None
         reading = None if like is None else like.reading(algorithm)
         self._free = set() if reading is None or START in reading else {DRAW, UPDATES, GRADIENT, UPDATE, VALIDATE} - reading
-        self.is_alike = bool(self._free)  # is all so far as in the recorded run?
+        self.is_alike = bool(self._free)  # whether everything so far equals the recorded run
         self._part_alike = self.is_alike
 
     @staticmethod
     def watched(reads: Reads, like: Recording) -> Run:
-        """A run whose algorithm notes its reads there, and that computes all phases of a recorded run again."""
+        """Return a run that computes all phases of the recorded run `like` again; the reads of its algorithm go to `reads`."""
         run = Run()
         run._reads, run._like = reads, like
         return run
 
     @property
     def is_known(self) -> bool:
-        """Whether the weights are those of the recorded run, or of one that is recorded."""
+        """Whether the weights are those of a recorded run, or this run is recorded or watched."""
         return self.is_alike or self._into is not None or self._reads is not None
 
     def begun_again(self) -> Run:
-        """A run from the start, of which nothing is taken from another one."""
+        """Return a run from the start that reuses nothing; clear what was recorded."""
         if self._into is not None:
             self._into.events.clear()
             self._into.calls.clear()
@@ -169,7 +169,7 @@ class Run:
 
     @contextmanager
     def within(self, phase: str) -> Iterator[None]:
-        """What the algorithm reads within counts to this phase."""
+        """Attribute the algorithm's reads inside the context to this phase."""
         if self._reads is None:
             yield
         else:
@@ -177,7 +177,7 @@ class Run:
                 yield
 
     def phase(self, name: str, place: tuple[Any, ...], laboratory: Any, compute: Callable[[], Any]) -> Any:
-        """What a phase returns, computed or taken from the recorded run."""
+        """Return the result of a phase, computed or taken from the recorded run."""
         key = (name, *place)
         known = None if self._like is None or not self.is_alike else self._like.events.get(key)
         if known is not None and self._takes(name, known):
@@ -191,7 +191,7 @@ class Run:
             self._into.events[key] = PhaseResult.of(result, laboratory)
         elif known is None:
             self.is_alike = False
-        elif name != UPDATE:  # whoever makes an update says whether the policy is the same
+        elif name != UPDATE:  # after an update, the caller compares the policies, see `require`
             event = PhaseResult.of(result, laboratory)
             alike = event.mark == known.mark
             if name == UPDATES:
@@ -201,23 +201,23 @@ class Run:
         return result
 
     def _takes(self, name: str, known: PhaseResult) -> bool:
-        """Whether the recorded result of a phase is this run's too."""
+        """Whether the recorded result of a phase is valid for this run."""
         if name == UPDATE and (known.after.leaves is None or GRADIENT not in self._free):
             return False
         if name not in self._free or (name in (GRADIENT, UPDATE) and not self._part_alike):
             return False
-        return name not in (DRAW, UPDATES) or signature(known.result) == known.mark  # nobody has written into it since
+        return name not in (DRAW, UPDATES) or signature(known.result) == known.mark  # it has not been modified
 
     def require(self, equal: bool) -> None:
-        """From here on nothing is as in the recorded run unless this holds."""
+        """Reuse nothing of the recorded run from here on unless `equal` is true."""
         self.is_alike &= equal
 
     def source(
         self, place: tuple[Any, ...], laboratory: Any, make: Callable[[], Accumulated], look: Callable[[], Any] | None = None
     ) -> Any:
-        """The source of an update's gradients, or what it gave in the recorded run.
+        """Return the source of an update's gradients, or one that repeats those of the recorded run.
 
-        look: reads what the source reads, at a lower price; a watched run then repeats the gradients of the recorded one.
+        look: reads the attributes that the source reads, at a lower cost; a watched run then repeats the recorded gradients.
         """
         key = (GRADIENT, *place)
         if look is not None and self._reads is not None and self._like is not None and self._like.calls.get(key):
@@ -236,7 +236,7 @@ class Run:
 
 
 class Parts:
-    """The batches of one draw's updates, made one after the other when they are asked for."""
+    """The batches of one draw's updates, made one after the other on request."""
 
     def __init__(self, algorithm: Any, batch: Any, rng: Stream) -> None:
         self._make = partial(algorithm.updates, batch, rng)
@@ -244,7 +244,7 @@ class Parts:
         self._next = 0
 
     def at(self, number: int) -> Any:
-        """The batch of this number, counted from 0; None where there are fewer. Earlier ones are passed over."""
+        """Return the batch with this number, counted from 0; None if there are fewer. Earlier batches are skipped."""
         part = None
         if self._made is None:
             self._made = iter(self._make())
@@ -255,7 +255,7 @@ class Parts:
 
 
 class _Recorded(Around):
-    """A source of gradients whose calls are kept."""
+    """Wraps a source of gradients and records its calls."""
 
     def __init__(self, source: Accumulated, policy: Any, calls: list[SourceCall]) -> None:
         super().__init__(source)
@@ -269,7 +269,7 @@ class _Recorded(Around):
 
 
 class _Within(Around):
-    """A source of gradients in a watched run."""
+    """Wraps a source of gradients in a watched run and attributes its reads to the phase GRADIENT."""
 
     def __init__(self, source: Accumulated, run: Run) -> None:
         super().__init__(source)
@@ -281,9 +281,9 @@ class _Within(Around):
 
 
 class _Repeated:
-    """What a source of gradients gave before, call by call; the source itself once it is asked for anything else, or elsewhere.
+    """Repeats recorded gradients call by call, and computes them once a call has other groups of terms or other weights.
 
-    An update may look at gradients where the policy is not.
+    An update may compute gradients at other weights than the policy's.
     """
 
     def __init__(self, calls: list[SourceCall], batch: Any, policy: Any, make: Callable[[], Accumulated]) -> None:
@@ -307,12 +307,12 @@ class _Repeated:
 
 
 def _where(policy: Any) -> str:
-    """Text that is equal for equal weights."""
+    """Return text that is equal for equal weights of a policy."""
     return signature([parameter.detach() for parameter in policy.parameters()])
 
 
 def _groups_alike(one: Any, other: Any) -> bool:
-    """Whether two functions group terms alike: the same one, or the same code that reads nothing around it."""
+    """Whether two functions group terms alike: they are the same, or have the same code without free variables."""
     if one is other:
         return True
     codes = [getattr(each, "__code__", None) for each in (one, other)]

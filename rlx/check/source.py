@@ -1,4 +1,4 @@
-"""Gradient sources of an update, for laws."""
+"""Sources of an update's gradients for the laws: wrappers that reuse gradients or detect new parameters."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rlx.optimizer.step import Gradients, GradientSource
 
 
 class Accumulated(GradientSource, Protocol):
-    """A source that computes the gradients of one update as a training run does, and writes loss and figures to `metrics`."""
+    """A source that computes an update's gradients as a training run does, and stores loss and metrics in `metrics`."""
 
     @property
     def metrics(self) -> dict[str, float]: ...
     @property
-    def record(self) -> Record | None: ...  # what the running means of its losses are made of
+    def record(self) -> Record | None: ...  # the values that update the running means of its losses
 
 
 class LeavesGrewError(Exception):
-    """A loss asked a stand-in policy for more than it had been asked for, after its parameters had been listed."""
+    """A loss asked a stand-in policy for a new statistic after the policy's parameters had been listed."""
 
 
 class Around:
-    """A source of gradients around another one, with the figures and the record of that one."""
+    """Wraps a source of gradients and has its batch, metrics and record."""
 
     def __init__(self, source: Accumulated) -> None:
         self._source = source
@@ -34,17 +34,17 @@ class Around:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The loss and the figures."""
+        """The loss and the other metrics."""
         return self._source.metrics
 
     @property
     def record(self) -> Record | None:
-        """What the running means of losses are made of."""
+        """The values that update the running means of the losses."""
         return self._source.record
 
 
 class OfKnownLeaves(Around):
-    """A source of gradients that raises LeavesGrewError where the policy's parameters are others than before."""
+    """Wraps a source of gradients; raises LeavesGrewError if computing the gradients gives the policy other parameters."""
 
     def __init__(self, source: Accumulated, policy: StandInPolicy) -> None:
         super().__init__(source)
@@ -60,9 +60,9 @@ class OfKnownLeaves(Around):
 
 
 class ComputedOnce(Around):
-    """A source of gradients that computes those of each term once, and anew where the policy has moved.
+    """Wraps a source of gradients; computes those of each term once, and again only after the parameters have changed.
 
-    parameters: of the policy; an update may look elsewhere before it steps, as a sharpness-aware one does.
+    parameters: of the policy. An update may change them before its step, as sharpness-aware minimisation does.
     """
 
     def __init__(self, source: Accumulated, parameters: Sequence[Tensor]) -> None:

@@ -28,7 +28,7 @@ from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
 
 Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
-SHORT, LONG = 8, 64  # tokens of completions that are all equally long
+SHORT, LONG = 8, 64  # tokens of every completion in these shapes
 EXTENDED = {"short": SHORT, "long": LONG}
 UNEVEN = {"even": (4, 4), "uneven": (2, 6)}  # tokens of the last two completions of a draw; the others have 4
 SHAPES = ("usual", "one token", "empty", "some empty", "alike", *EXTENDED, *UNEVEN)  # of completions
@@ -37,12 +37,12 @@ STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "
 
 
 def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
-    """What a completion of a prompt is found by."""
+    """Return the key of a completion of a prompt."""
     return np.asarray(prompt).tobytes(), np.asarray(completion).tobytes()
 
 
 def keys_of(sequences: Sequences) -> list[Key]:
-    """The key of every completion, row by row; made once for the same object."""
+    """Return the key of every completion, row by row; the result is cached for each object."""
     if sequences not in _KEYS:
         found: list[Key] = []
         for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
@@ -57,14 +57,14 @@ _KEYS: WeakKeyDictionary[Sequences, list[Key]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Numbers:
-    """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
+    """The token statistics of policy, reference and sampler, a pure function of the tokens.
 
-    spread: how far the policy lies from its sampler and its reference, in nats a token; at 0 a KL between them is 0.
-    constant: every log-probability of `constant_of` (policy, reference, sampler or everybody) instead; `mixed`: of about half of
-    their completions alone.
-    drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
-    agreeing: does the sampler agree with the policy on every other completion?
-    by_prefix: does a token's number depend on the tokens before it alone, wherever the prompt ends (as between turns)?
+    spread: distance of the policy from its sampler and its reference, in nats a token; at 0 a KL between them is 0.
+    constant: replaces every log-probability of `constant_of` (policy, reference, sampler or everybody); with `mixed`, only in
+    about half of the completions.
+    drift: nats by which the reference's log-probabilities are lower; depth: nats by which all log-probabilities are lower.
+    agreeing: whether the sampler's log-probabilities equal the policy's in about half of the completions.
+    by_prefix: whether a token's statistics depend only on the tokens up to it, wherever the prompt ends (as between turns).
     """
 
     spread: float
@@ -77,7 +77,7 @@ class Numbers:
     by_prefix: bool = False
 
     def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
-        """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
+        """Return a statistic of a completion, float64 [T]. who: policy, reference or sampler; name: one of STATISTICS."""
         if name == "token_logprobs" and self.constant is not None and self.constant_of in (who, "everybody"):
             set_here = not self.mixed or generator_of("mixed", key).random() < 0.5
         else:
@@ -88,7 +88,7 @@ class Numbers:
 @lru_cache(maxsize=1 << 15)
 def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.ndarray:
     if numbers.by_prefix:
-        ends = range(len(key[1]) - 8 * (length - 1), len(key[1]) + 1, 8)  # of each token, in bytes of int64
+        ends = range(len(key[1]) - 8 * (length - 1), len(key[1]) + 1, 8)  # of each token, in bytes
         rngs = (generator_of(name, (key[0] + key[1][:end], b"")) for end in ends)
         uniform, normal = np.array([(rng.random(), rng.standard_normal()) for rng in rngs]).reshape(-1, 2).T
     else:
@@ -102,21 +102,21 @@ def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.
     agrees = numbers.agreeing and generator_of("agrees", key).random() < 0.5
     near = {"policy": 1.0, "reference": 0.0, "sampler": 1.0 if agrees else 0.5}[who] * numbers.spread
     drawn = -0.05 - 2 * uniform + near * normal
-    values = -0.01 - np.abs(drawn + 0.01) - numbers.depth  # thrown back, not cut off: two that differ stay different
+    values = -0.01 - np.abs(drawn + 0.01) - numbers.depth  # reflected, not clamped: different values stay different
     values = values - numbers.drift if who == "reference" else values
     return np.asarray(values, dtype=np.float32).astype(np.float64)
 
 
 def generator_of(name: str, key: Key) -> np.random.Generator:
-    """Random numbers that the tokens decide, others for each name."""
+    """Return a random generator that is determined by the name and the tokens."""
     digest = hashlib.blake2b(name.encode() + b"|" + key[0] + b"|" + key[1], digest_size=8).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 def given(numbers: Numbers, who: str, name: str, sequences: Sequences, temperature: float = 1.0) -> Tensor:
-    """[P, G, T] of sequences, divided by a temperature, without a gradient.
+    """Return [P, G, T] a statistic of sequences, divided by a temperature, without a gradient.
 
-    Rounded to float32, as those of a sampler are: where two agree, their difference is 0 and no rounding error.
+    It is rounded to float32, as a sampler's log-probabilities are, so that the difference of equal values is exactly 0.
     """
     parts = [numbers.of(who, name, key, len(key[1]) // ITEM) for key in keys_of(sequences)]
     values = (np.concatenate([np.zeros(0), *parts]) / temperature).astype(np.float32).astype(np.float64)
@@ -125,12 +125,12 @@ def given(numbers: Numbers, who: str, name: str, sequences: Sequences, temperatu
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptedSampler(Sampler):
-    """Completions out of a hat: random tokens of a few lengths, a quarter of them truncated, in no need of a forward.
+    """Returns random completions of a few lengths, a quarter of them truncated, without a forward pass.
 
-    numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES: "usual" is up to 6 tokens; in
-    "alike" all prompts but the first get the same completions, all equally long; "short" and "long" are of SHORT and LONG tokens
-    that begin alike; "even" and "uneven" have the same tokens in all, see UNEVEN.
-    turned: the completions of every second prompt come in the opposite order. wider: columns of padding that they come with.
+    numbers: give the sampling log-probabilities; with None, the policy computes them. shape: one of SHAPES. "usual": up to 6
+    tokens; "alike": all prompts but the first get the same completions of equal length; "short" and "long": SHORT and LONG tokens
+    that begin alike; "even" and "uneven": the same total number of tokens, see UNEVEN.
+    turned: whether the completions of every second prompt come in the opposite order. wider: additional columns of padding.
     """
 
     numbers: Numbers | None
@@ -140,12 +140,12 @@ class ScriptedSampler(Sampler):
 
     @staticmethod
     def of(sampler: Sampler, numbers: Numbers | None, *, shape: str = "usual") -> ScriptedSampler:
-        """With the decoding settings of a real sampler."""
+        """Return a sampler with the decoding settings of a real one."""
         names = ("temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens")
         return ScriptedSampler(**{name: getattr(sampler, name) for name in names}, numbers=numbers, shape=shape)
 
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """Tokens that the completion's own random address decides; a greedy completion is one of them."""
+        """Return completions whose tokens are determined by the completions' random keys, in greedy decoding too."""
         keys = draw.keys.reshape(-1, draw.group_size).copy()
         if self.turned:
             keys[1::2] = keys[1::2, ::-1]
@@ -165,17 +165,17 @@ class ScriptedSampler(Sampler):
         return made
 
     def prepare(self, policy: Policy) -> None:
-        """Return at once: there is nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     @property
     def in_process(self) -> Sampler:
-        """Return the sampler itself: it starts no server."""
+        """The sampler itself: it starts no server."""
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class _Script:
-    """B completions, each with its prompt before it; logprobs float64 [B, T], or None where the policy is asked."""
+    """B completions, each with its prompt; logprobs: float64 [B, T], or None if the policy computes them."""
 
     sequences: Sequences
     finished: list[bool]
@@ -186,7 +186,7 @@ class _Script:
 def _script(
     prompts: tuple[bytes, ...], keys: bytes, limits: tuple[int, ...], end: int, shape: str, numbers: Numbers | None
 ) -> _Script:
-    """What is sampled there, which laws that draw the same again and again need not make again."""
+    """Return the completions for these prompts and random keys; cached, since many laws draw the same ones."""
     places = [np.frombuffer(prompt, dtype=np.int64).copy() for prompt in prompts]
     letters = np.unique(np.concatenate(places))
     letters = letters[letters != end] if len(letters) > 1 else letters
@@ -210,7 +210,7 @@ def _script(
                 finished.append(True)
                 continue
             of_prompt = generator_of("prompt", (prompt.tobytes(), b""))
-            equal = of_prompt.random() < 0.25  # a group without signal
+            equal = of_prompt.random() < 0.25  # a group of equal completions
             rng = of_prompt if equal else np.random.Generator(np.random.Philox(key=key))
             body = letters[rng.integers(0, len(letters), size=int(rng.integers(0, most + 1)))]
             rows.append((prompt, (_cut(np.append(body, end)[:most].astype(np.int64), len(rows), shape),)))
@@ -222,14 +222,14 @@ def _script(
 
 @lru_cache(maxsize=8)
 def shaped_pairs(pairs: TokenizedPairs, shape: str) -> TokenizedPairs:
-    """Tokenised pairs with their completions in one of SHAPES."""
+    """Return tokenised pairs with their completions in one of SHAPES."""
     rows = enumerate(zip(pairs.sequences.prompts, pairs.sequences.completions, strict=True))
     groups = tuple(tuple(_shaped(prompt, tokens, row, shape) for tokens in group) for row, (prompt, group) in rows)
     return replace(pairs, sequences=Sequences(pairs.sequences.prompts, groups))
 
 
 def _shaped(prompt: np.ndarray, tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
-    """A task's own completion in one of SHAPES; usual: of at most six tokens more, so that lengths differ on any task."""
+    """Return a task's own completion in one of SHAPES; "usual" adds up to six tokens, so that lengths differ on any task."""
     if shape in EXTENDED:
         body = tokens[:-1] if len(tokens) > 1 else prompt
         return np.append(np.resize(body, EXTENDED[shape] - 1), tokens[-1:] if len(tokens) else prompt[-1:])
@@ -240,21 +240,21 @@ def _shaped(prompt: np.ndarray, tokens: np.ndarray, row: int, shape: str) -> np.
 
 
 def _cut(tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
-    """A completion in one of SHAPES."""
+    """Return a completion in one of SHAPES, shortened where the shape requires it."""
     if shape == "one token":
         return tokens[-1:]
     return tokens[:0] if shape == "empty" or (shape == "some empty" and row % 3 == 0) else tokens
 
 
-_ENCODED: WeakKeyDictionary[Policy, dict[str, np.ndarray]] = WeakKeyDictionary()  # prompts, of all stand-ins of a policy
+_ENCODED: WeakKeyDictionary[Policy, dict[str, np.ndarray]] = WeakKeyDictionary()  # encoded prompts, for all stand-ins of a policy
 
 
 class StandInPolicy(Policy):
-    """A policy whose parameters are its own token statistics: one vector for each of STATISTICS that was ever asked for."""
+    """A policy whose parameters are its own token statistics: one vector for each name in STATISTICS that was requested."""
 
     @staticmethod
     def of(policy: Policy, numbers: Numbers, *, shape: str = "usual", dtype: torch.dtype = torch.float64) -> StandInPolicy:
-        """The stand-in of a real policy, from which it has tokenizer, model and text. shape: of pairs, one of SHAPES."""
+        """Return the stand-in of a real policy, with its tokenizer and model. shape: of the pairs' completions, one of SHAPES."""
         twin = copy.copy(policy)
         twin.__class__ = StandInPolicy
         assert isinstance(twin, StandInPolicy)
@@ -269,29 +269,29 @@ class StandInPolicy(Policy):
     leaf_dtype: torch.dtype
     leaves: dict[str, nn.Parameter]  # statistic -> [all tokens seen]
     places: dict[str, dict[Key, slice]]
-    indices: dict[str, WeakKeyDictionary[Sequences, Tensor]]  # where in its leaf a statistic of sequences is
+    indices: dict[str, WeakKeyDictionary[Sequences, Tensor]]  # statistic -> indices of the sequences' tokens in its leaf
     temperatures: set[float]
     calls: int
     encoded: dict[str, np.ndarray]
-    has_met_loss: bool = False  # has a loss been computed, so that what it asks for is known?
+    has_met_loss: bool = False  # whether a loss was computed, so that the statistics it reads are known
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the data type of the leaves."""
+        """The data type of the leaves."""
         return self.leaf_dtype
 
     @property
     def leaf_names(self) -> list[str]:
-        """Return the names of the statistics that were asked for so far, in the order of the parameters."""
+        """The names of the statistics requested so far, in the order of the parameters."""
         return [name for name in STATISTICS if name in self.leaves]
 
     def holds(self, sequences: Sequence[Sequences]) -> bool:
-        """Whether all statistics that were ever asked for are there for these sequences too."""
+        """Whether all statistics requested so far exist for these sequences too."""
         keys = [key for each in sequences for key in keys_of(each)]
         return bool(self.leaves) and all(key in known for known in self.places.values() for key in keys)
 
     def encode_prompt(self, prompt: Any, tools: Sequence[Any] = ()) -> np.ndarray:
-        """As the real policy does, each prompt that is a text once."""
+        """Return the tokens that the real policy encodes; those of a plain text are cached."""
         if not isinstance(prompt, str) or tools:
             return super().encode_prompt(prompt, tools)
         if prompt not in self.encoded:
@@ -305,7 +305,7 @@ class StandInPolicy(Policy):
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS, reference: Any = None
     ) -> TokenStatistics:
-        """The leaves of these sequences, with a gradient."""
+        """Return the values [P, G, T] of the leaves for these sequences, with a gradient."""
         self.calls += 1
         self.temperatures.add(temperature)
         wanted = ("token_logprobs", *(name for name in STATISTICS[1:] if name in requires))
@@ -339,7 +339,7 @@ class StandInPolicy(Policy):
 
 
 class _ShapedPairs(PairTokenizer):
-    """Tokenises pairs as another one does, and brings the completions into one of SHAPES."""
+    """Tokenises pairs with another tokenizer and gives their completions one of SHAPES."""
 
     def __init__(self, original: PairTokenizer, shape: str) -> None:
         self.original, self.shape = original, shape
@@ -349,14 +349,14 @@ class _ShapedPairs(PairTokenizer):
 
 
 class StandInReference(Reference):
-    """A reference that gives numbers, never a gradient, and counts how often it was asked.
+    """A reference that returns synthetic statistics without a gradient and counts its calls.
 
-    raised: by how much the log-probability of each token of some completions is higher.
+    raised: key of a completion -> nats by which the log-probability of each of its tokens is higher.
     """
 
     @staticmethod
     def of(reference: Reference, numbers: Numbers, *, dtype: torch.dtype = torch.float64) -> StandInReference:
-        """The stand-in of a real reference."""
+        """Return the stand-in of a real reference."""
         twin = copy.copy(reference)
         twin.__class__ = StandInReference
         assert isinstance(twin, StandInReference)
@@ -372,7 +372,7 @@ class StandInReference(Reference):
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
     ) -> TokenStatistics:
-        """Return the statistics [P, G, T] that the reference has for these sequences."""
+        """Return the reference's statistics [P, G, T] for these sequences."""
         self.calls += 1
         self.temperatures.add(temperature)
         names = ("token_logprobs", *(name for name in STATISTICS[1:5] if name in requires))
@@ -385,7 +385,7 @@ class StandInReference(Reference):
         return TokenStatistics(**found)
 
     def logits(self, sequences: Sequences) -> Tensor:
-        """Those of the real reference."""
+        """Return the logits of the real reference."""
         self.calls += 1
         return super().logits(sequences)
 

@@ -12,7 +12,7 @@ from rlx.task.base import Pair, Prompt, Task, Text
 
 
 def shortened(task: Task, *, rows: int, held_out: int | None = None) -> Task:
-    """The task with its first `rows` pairs and prompts alone, and `held_out` (None: `rows`) of those that are held out."""
+    """Return the task with only its first `rows` pairs and prompts, and the first `held_out` (None: `rows`) held-out ones."""
     twin = copy.copy(task)
     held_out = rows if held_out is None else held_out
     for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
@@ -32,11 +32,11 @@ def stand_in_task(
     favoured: Text | None = None,
     fine: float = 0.0,
 ) -> Task:
-    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names.
+    """Return the task with rewards that depend only on the text: 0, 0.5 or 1, or all equal, plus `bonus`.
 
-    read: how many characters of a text decide, None: all. rewarded: a text whose reward is higher by 1. favoured: the text of a
-    prompt all of whose rewards are higher by 1. fine: if it is not 0, a reward is this number times one between 0 and 1, which is
-    another one for each text.
+    The parts of a reward keep their names. read: how many characters of a text count, None: all. rewarded: a text whose reward is
+    higher by 1. favoured: the text of a prompt; the rewards of its completions are higher by 1. fine: if it is not 0, a reward is
+    `fine` times a number between 0 and 1 that differs from text to text.
     """
     twin = copy.copy(task)
     names: list[str] = []
@@ -59,17 +59,17 @@ def stand_in_task(
 
 @lru_cache(maxsize=1 << 14)
 def reward_of(text: str) -> float:
-    """Return 0, 0.5 or 1, as the text alone decides."""
+    """Return 0, 0.5 or 1, determined by the text alone."""
     return Stream(0, ("reward", text)).key % 3 / 2
 
 
 def has_scores(task: Task) -> bool:
-    """Whether every pair of the task says how good its completions are."""
+    """Whether every pair of the task has scores of its completions."""
     return all(pair.scores is not None for pair in task.pairs())
 
 
 def with_scores(task: Task) -> Task:
-    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
+    """Return the task with synthetic scores, which the text determines, for pairs without any; the chosen side scores higher."""
     twin = copy.copy(task)
     for name in ("pairs", "held_out_pairs"):
         pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())

@@ -28,19 +28,19 @@ from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Task
 
-ROWS = 384  # pairs and prompts of the task that are looked at
-HELD_OUT = 48  # of them, for what validate measures
-TOLERANCE = 5e-7  # constants of a loss's own may be float32, whose last digit depends on its place in a tensor
-REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
+ROWS = 384  # pairs and prompts of the task that the laws use
+HELD_OUT = 48  # held-out pairs and prompts, for validate
+TOLERANCE = 5e-7  # a loss may have float32 constants, whose rounding depends on their place in a tensor
+REAL_TOLERANCE = 1e-6  # transformers computes norms in float32
 NO_CHOICES: Mapping[str, Any] = MappingProxyType({})
-MOST_WARM_UP = 64  # draws
-LATER_STEPS = (1, 2, 5, 10, 100, 1000)  # at one of which a warm-up from 0 has begun
-MOST_PARTS = 64  # of a draw
-MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
+MOST_WARM_UP = 64  # draws before the algorithm learns, at most
+LATER_STEPS = (1, 2, 5, 10, 100, 1000)  # steps tried if a warm-up of a coefficient starts at 0
+MOST_PARTS = 64  # parts of a draw among which one with a gradient is searched
+MOVED = 0.4  # nats a token between the policy and its reference, where they must differ
 
 
 def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]:
-    """(where, loss) for every loss in a tree of dataclasses; not those within a loss."""
+    """Yield (path, loss) for every loss in a tree of dataclasses, except for losses inside a loss."""
     if isinstance(owner, Loss):
         yield path, owner
     elif is_dataclass(owner) and not isinstance(owner, type):
@@ -56,11 +56,11 @@ Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch,
 
 @dataclass
 class Laboratory:
-    """Task, policy, reference and sampler to try an algorithm with; gradients are taken of the policy's parameters.
+    """The task, policy, reference and sampler on which an algorithm is tested; gradients are those of the policy's parameters.
 
-    tolerance: within which equal gradients are equal, relative to the largest entry. state: of the algorithm, which draw writes.
-    loss_state: the running means of its losses, see rlx.loss.state; a few steps in a row move them on. start: what is said of
-    steps counts from this one.
+    tolerance: largest difference between gradients that count as equal, relative to the largest entry. state: of the algorithm;
+    draw writes it. loss_state: the running means of its losses, see rlx.loss.state; consecutive steps update them. start: the
+    training step that corresponds to step 0.
     """
 
     task: Task
@@ -73,15 +73,15 @@ class Laboratory:
     start: int = 0
 
     def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
-        """The Lab that `draw` is called with."""
+        """Return the Lab with which `draw` is called."""
         return Lab(self.task, self.policy, self.reference, self.sampler, self.start + step, Stream(seed), self.state)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An algorithm under check. accumulate: how a run accumulates gradients; seed: of everything random.
+    """An algorithm under check. accumulate: how a run accumulates gradients; seed: of all randomness.
 
-    asks_ahead: is every loss computed once before its gradients, so that a stand-in policy has all of its leaves by then?
+    asks_ahead: whether every loss is computed once before its gradients, so that a stand-in policy has all of its leaves by then.
     """
 
     algorithm: Algorithm[Any]
@@ -95,12 +95,12 @@ class Subject:
 
     @cached_property
     def reference(self) -> Reference:
-        """The policy as it came."""
+        """The reference: the policy before any update."""
         return Reference(self.policy)
 
     @cached_property
     def small_task(self) -> Task:
-        """A few hundred pairs and prompts of the task, tokenised once."""
+        """The task with at most ROWS pairs and prompts, tokenised once."""
         task = shortened(self.task, rows=ROWS, held_out=HELD_OUT)
         if self.makes_scores_up:
             task = with_scores(task)
@@ -110,14 +110,14 @@ class Subject:
 
     @cached_property
     def makes_scores_up(self) -> bool:
-        """Whether a loss reads scores that the task's pairs do not have: the laws are then tried on made-up ones."""
+        """Whether a loss reads scores that the task's pairs lack; the laws then use synthetic scores."""
         if not self.task.has_pairs or has_scores(self.task):
             return False
         return any("scores" in loss.requires for _, loss in losses_of(self.algorithm))
 
     @cached_property
     def needs(self) -> frozenset[Need]:
-        """What the algorithm needs as it is set."""
+        """What the algorithm needs with its current settings."""
         return frozenset(getattr(self.algorithm, "active_needs", self.algorithm.needs))
 
     @cached_property
@@ -128,10 +128,10 @@ class Subject:
     def stand_in(
         self, *, shape: str = "usual", dtype: torch.dtype = torch.float64, rewards: Mapping[str, Any] = NO_CHOICES, **numbers: Any
     ) -> Laboratory:
-        """A laboratory of stand-ins: `numbers` as in Numbers, `shape` one of SHAPES, `rewards` as in `stand_in_task`.
+        """Return a laboratory of stand-ins: `numbers` as in Numbers, `shape` one of SHAPES, `rewards` as in `stand_in_task`.
 
-        A loss that reads more of the policy than statistics of its tokens (`goes_past`) gets the real policy instead; of the
-        arguments only `rewards` and whether the spread is 0 count then.
+        A loss that reads more of the policy than token statistics (`goes_past`) gets the real policy instead; then only `rewards`
+        has an effect, and whether the spread is 0.
         """
         if self.goes_past:
             return self.real(moved=numbers.get("spread", MOVED) > 0, rewards=rewards)
@@ -155,12 +155,12 @@ class Subject:
 
     @property
     def warm_up(self) -> int:
-        """How many draws an algorithm that keeps state (a replay buffer) makes before it learns; 0 where it learns at once."""
+        """How many draws an algorithm with a state (a replay buffer) makes before it learns; 0 if it learns at once."""
         return self._begins[0]
 
     @cached_property
     def _begins(self) -> tuple[int, int]:
-        """(the draws that it makes before it learns, the step from which on it learns by all terms: a warm-up may begin at 0)."""
+        """(draws before the algorithm learns, step from which on all terms learn: a coefficient's warm-up may begin at 0)."""
         laboratory, first = self._stand_in(Numbers(MOVED)), None
         try:
             for number in range(MOST_WARM_UP):
@@ -172,12 +172,12 @@ class Subject:
                 first = 0 if learns else None
                 if learns or not laboratory.state:
                     break
-        except Exception:  # the laws meet it again, and name it
+        except Exception:  # the laws meet and report this error
             return 0, 0
         for step in LATER_STEPS:
             try:
                 learns, by_all = self._learns(self._stand_in(Numbers(MOVED)), step)
-            except Exception:  # the laws begin here, so that the first one meets it again, and names it
+            except Exception:  # the laws begin at this step, so that they meet and report this error
                 return 0, step
             if by_all:
                 return 0, step
@@ -185,7 +185,7 @@ class Subject:
         return 0, first or 0
 
     def _learns(self, laboratory: Laboratory, step: int) -> tuple[bool, bool]:
-        """(whether a draw of a step teaches anything, whether every term does that has a weight at all)."""
+        """Return (whether a draw at a step gives a gradient, whether then every term has a non-zero weight)."""
         batch = self.first_update(laboratory, step=step)
         if len(batch) == 0 or not bool(self.gradient(laboratory, batch)[0].any()):
             return False, False
@@ -193,7 +193,7 @@ class Subject:
         return True, all(bool(term.weights.any()) for term in terms.values())
 
     def warmed(self, laboratory: Laboratory) -> Laboratory:
-        """The laboratory after the draws that an algorithm makes before it learns, and at the step from which on it does."""
+        """Return the laboratory after the draws that precede learning, and at the step from which on the algorithm learns."""
         warm_up, start = self._begins
         for number in range(warm_up):
             self.draw(laboratory, step=number)
@@ -202,7 +202,7 @@ class Subject:
 
     @cached_property
     def goes_past(self) -> bool:
-        """Whether the loss, or a term of it, reads logits or runs the model itself, so that statistics of tokens miss it."""
+        """Whether the loss or one of its terms reads logits or runs the model itself, beyond the token statistics."""
         try:
             laboratory = self._stand_in(Numbers(MOVED))
             batch = self.first_update(laboratory)
@@ -216,11 +216,11 @@ class Subject:
                 return any(part is not None for part in found)
 
             return not reaches(leaves) or reaches(weights)
-        except Exception:  # the laws will meet it again, and name it
+        except Exception:  # the laws meet and report this error
             return self._needs_the_model()
 
     def _needs_the_model(self) -> bool:
-        """Whether an algorithm that no stand-in can serve, as it reads weights, makes a batch and a loss with the real policy."""
+        """Whether an algorithm that fails with a stand-in policy (it reads weights) computes a loss with the real policy."""
         try:
             laboratory = self.real(moved=True)
             return bool(self.loss(laboratory, self.first_update(laboratory)).loss.requires_grad)
@@ -229,23 +229,23 @@ class Subject:
 
     @cached_property
     def _references(self) -> list[Reference]:
-        """The first reference in float64, whose log-probabilities later ones share."""
+        """The first reference in float64; later references reuse its log-probabilities."""
         return []
 
     @cached_property
     def untried(self) -> list[str]:
-        """What the law at hand could not try, and why; whoever tries the laws prints it and empties the list."""
+        """What the current law could not try, and why; the caller of the law prints and empties the list."""
         return []
 
     @cached_property
     def journeys(self) -> dict[Any, Any]:
-        """What the law of hyperparameters has found on made-up numbers, to be asked again; see rlx.check.law.hyperparameter."""
+        """The cached results of the law of hyperparameters on synthetic numbers; see rlx.check.law.hyperparameter."""
         return {}
 
     def real(self, *, moved: bool, rewards: Mapping[str, Any] = NO_CHOICES, runs_reference: bool = False) -> Laboratory:
-        """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat.
+        """Return a laboratory of the policy itself in float64, moved away from its reference or not, with scripted completions.
 
-        runs_reference: the reference computes what it is asked for, though an earlier one has computed it.
+        runs_reference: whether the reference computes values that an earlier one has already computed.
         """
         task = stand_in_task(self.small_task, **rewards) if "rewards" in self.task.offers else self.small_task
         policy = trainable_copy(self.policy)
@@ -259,7 +259,7 @@ class Subject:
             reference.share_values(self._references[0])
         if moved:
             generator = Stream(self.seed, ("check", "moved")).torch()
-            least = 0.01 if policy.adapter is None else 0.1  # half of a fresh adapter is 0
+            least = 0.01 if policy.adapter is None else 0.1  # half of a new adapter's weights are 0
             with torch.no_grad():
                 for parameter in policy.parameters():
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -267,16 +267,16 @@ class Subject:
         return self.warmed(Laboratory(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE))
 
     def draw(self, laboratory: Laboratory, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
-        """A batch, drawn as a run draws it."""
+        """Return a batch, drawn as in a training run."""
         algorithm = algorithm or self.algorithm
         batch = draw_of(algorithm, laboratory.lab(step=step, seed=self.seed))
         require_batch(batch, by=algorithm)
         return in_double(batch) if laboratory.policy.dtype == torch.float64 else batch
 
     def first_update(self, laboratory: Laboratory, *, step: int = 0) -> Any:
-        """The batch of the first update of a draw; without a row where the draw makes no update.
+        """Return the batch of the first update of a draw; it has no rows if the draw makes no update.
 
-        Of a draw that is cut into parts, it is the first part that has a gradient: one of equal rewards teaches nothing.
+        If the draw is cut into parts, this is the first part with a gradient: one of equal rewards has none.
         """
         batch = self.draw(laboratory, step=step)
         first = None
@@ -287,21 +287,21 @@ class Subject:
         return batch[slice(0, 0)] if first is None else first
 
     def _teaches(self, laboratory: Laboratory, batch: Any) -> bool:
-        """Whether the loss on a batch has a gradient; the running means of the losses stay as they are."""
+        """Whether the loss on a batch has a gradient; the running means of the losses do not change."""
         loss = self.loss(replace(laboratory, loss_state=dict(laboratory.loss_state)), batch).loss
         leaves = laboratory.policy.parameters() if loss.requires_grad else []
         found = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
         return any(part is not None and bool(part.any()) for part in found)
 
     def loss(self, laboratory: Laboratory, batch: Any) -> LossOutput:
-        """The loss on a batch."""
+        """Return the loss on a batch."""
         with self.states(laboratory).bound():
             output = self.algorithm.compute_loss(laboratory.policy, laboratory.reference, batch)
         require_output(output, by=self.algorithm)
         return output
 
     def states(self, laboratory: Laboratory) -> LossStates:
-        """The running means of the algorithm's losses as they are in a laboratory."""
+        """Return the running means of the algorithm's losses in a laboratory."""
         return LossStates(self._stateful, laboratory.loss_state)
 
     @cached_property
@@ -309,24 +309,24 @@ class Subject:
         return losses_with_state(self.algorithm)
 
     def gradient(self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
-        """([all parameters] the gradient, the figures) as a run computes them."""
+        """Return ([all parameters] the gradient, the metrics) as a training run computes them."""
         source = self.source(laboratory, batch, micro_batch=micro_batch)
         return flat(source, laboratory), source.metrics
 
     def source(
         self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None, comes_again: bool = False
     ) -> Accumulated:
-        """The gradients of an update, as a run computes them once it asks for them.
+        """Return the source of an update's gradients, which are computed on request as in a training run.
 
-        comes_again: where a stand-in policy has met all sequences of the batch, the loss is not computed before; what is got
-        raises LeavesGrewError if it asks the policy for a statistic that it was not asked for before.
+        comes_again: if a stand-in policy already holds all sequences of the batch, the loss is not computed beforehand; the
+        source then raises LeavesGrewError if the loss asks the policy for a new statistic.
         """
         policy, known = laboratory.policy, False
         if isinstance(policy, StandInPolicy):
             known = comes_again and not self.asks_ahead and policy.has_met_loss
             known = known and policy.holds([part.sequences for part in parts_of(batch)])
             if not known:
-                self.loss(laboratory, batch)  # now every completion has its leaves
+                self.loss(laboratory, batch)  # creates the leaves of every completion
                 policy.has_met_loss = True
         rows = len(batch) if micro_batch is None else micro_batch
         settings = {"micro_batch": max(1, rows), "states": self.states(laboratory)}
@@ -334,7 +334,7 @@ class Subject:
         return OfKnownLeaves(source, policy) if known else source
 
     def optimizer(self, laboratory: Laboratory, *, rate: float | None = None) -> Optimizer:
-        """The run's optimiser on the laboratory's parameters; with `rate`, plain gradient descent."""
+        """Return the run's optimiser for the laboratory's parameters; with `rate`, plain gradient descent."""
 
         def descent(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
             return torch.optim.SGD(parameters, lr=rate or 0.0)
@@ -343,23 +343,23 @@ class Subject:
         return Optimizer(make, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
 
     def with_algorithm(self, algorithm: Algorithm[Any], *, same_rows: bool = True) -> Subject:
-        """The same check of the same algorithm with other values; with other rows it may begin to learn at another step."""
+        """Return the subject with another algorithm. same_rows: whether draws have as many rows; `_begins` is then shared."""
         twin = replace(self, algorithm=algorithm)
         names = ("reference", "small_task", "goes_past", "_references", "journeys", "untried")
         shared = {name: getattr(self, name) for name in (*names, *(("_begins",) if same_rows else ()))}
-        twin.__dict__.update(shared)  # where cached_property looks
+        twin.__dict__.update(shared)  # where cached_property stores values
         return twin
 
 
 def flat(source: Accumulated, laboratory: Laboratory) -> Tensor:
-    """[all parameters] The gradient of the whole loss."""
+    """Return the gradient of the whole loss, [all parameters]."""
     parts = zip(source()["loss"], laboratory.policy.parameters(), strict=True)
     vectors = [(torch.zeros_like(leaf) if part is None else part).reshape(-1) for part, leaf in parts]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *vectors]).detach()
 
 
 def trainable_copy(policy: Policy) -> Policy:
-    """A policy of the same weights and value head that shares no tensor with this one and trains what this one trains."""
+    """Return a copy of a policy that shares no tensor with it and trains the same parameters."""
     twin = policy.frozen_copy()
     for name, parameter in twin.model.named_parameters():
         parameter.requires_grad_(policy.adapter is None or name in policy.adapter.trained)
@@ -368,18 +368,18 @@ def trainable_copy(policy: Policy) -> Policy:
 
 
 def reads_logprobs(laboratory: Laboratory) -> bool:
-    """Whether token log-probabilities were read through a stand-in policy."""
+    """Whether token log-probabilities were read from a stand-in policy."""
     return isinstance(laboratory.policy, StandInPolicy) and "token_logprobs" in laboratory.policy.places
 
 
 def learns_elsewhere(laboratory: Laboratory, gradient: Tensor) -> bool:
-    """Whether a stand-in policy gets a gradient, but none at its token log-probabilities: at a KL over the vocabulary, say."""
+    """Whether a stand-in policy has a gradient, but none at its token log-probabilities (at a KL over the vocabulary, say)."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     return bool(gradient[len(leaf) :].any()) and not bool(gradient[: len(leaf)].any())
 
 
 def row_shown(subject: Subject, batch: Any, row: int) -> str:
-    """A row of a batch as people read it."""
+    """Return a row of a batch as readable text."""
     for part in parts_of(batch):
         if row < len(part.sequences):
             prompt, group = part.sequences.prompts[row], part.sequences.completions[row]
@@ -389,7 +389,7 @@ def row_shown(subject: Subject, batch: Any, row: int) -> str:
 
 
 def completion_gradients(laboratory: Laboratory, part: Any, gradient: Tensor) -> list[list[Tensor]]:
-    """For every row and completion of a batch: the gradient [T] at its token log-probabilities, under a stand-in policy."""
+    """Return for every row and completion the gradient [T] at its token log-probabilities, with a stand-in policy."""
     places = laboratory.policy.places.get("token_logprobs", {})
     found = []
     for prompt, group in zip(part.sequences.prompts, part.sequences.completions, strict=True):

@@ -28,19 +28,19 @@ from rlx.rollout.sampler import Draw, Sampler
 from rlx.seeding import Stream
 
 STEPS = (0, 100_000)
-NOISE = (0.2, 0.02)  # how far the policy moves between a draw and its loss, in units of a weight's size
-RATE = 0.1  # of plain gradient descent
-SAME = 1e-9  # of the largest movement of a weight
-FEW = 2  # other values tried of each hyperparameter
-MOST_UPDATES = 2  # of a draw
+NOISE = (0.2, 0.02)  # standard deviation of the weights' change between a draw and its loss, relative to their mean size
+RATE = 0.1  # learning rate of plain gradient descent
+SAME = 1e-9  # relative to the largest change of a weight
+FEW = 2  # other values tried for each hyperparameter
+MOST_UPDATES = 2  # updates made of one draw
 
 
 def idle_keys(subject: Subject) -> list[str]:
-    """Dotted names of the hyperparameters that are alive on made-up numbers and dead on the task's own rows.
+    """Return the dotted names of hyperparameters that have an effect on synthetic numbers but none on the task's rows.
 
-    Each is given other values, and the policy itself makes a few updates on rows that the algorithm draws from the task, with the
-    task's rewards. A key whose every value ends with the same weights is idle, unless made-up numbers do not show it to matter
-    either (an option of what is switched off, say).
+    Each is given other values, with which the policy itself makes a few updates on rows that the algorithm draws from the task,
+    with the task's rewards. A key is idle if all of its values lead to the same weights, unless it has no effect on synthetic
+    numbers either (an option of a feature that is switched off, say).
     """
     tried: dict[str, list[Algorithm[Any]]] = {}
     for name, changed in variants(subject.algorithm):
@@ -51,25 +51,26 @@ def idle_keys(subject: Subject) -> list[str]:
     for noise in NOISE:
         start = bench.movement(noise)
         if start is None or not any(update.weights is not None and bool(update.weights.any()) for update in start):
-            return []  # nothing is learned here at all: no reward, say
-        if noise == NOISE[0]:  # most differ at once
+            return []  # nothing is learned here, for want of rewards, say
+        if noise == NOISE[0]:  # most hyperparameters have an effect in the first step
             first = [update for update in start if update.step == STEPS[0]]
             names = [name for name in names if bench.ends_alike(first, tried[name][0], noise, steps=STEPS[:1])]
         for place in range(FEW):
             left = [name for name in names if len(tried[name]) > place]
-            whole = together(subject.algorithm, left, place)  # where all of them change nothing, none does
+            whole = together(subject.algorithm, left, place)  # if all together change nothing, none does
             if whole is None or not bench.ends_alike(start, whole, noise):
                 idle = {name for name in left if bench.ends_alike(start, tried[name][place], noise)}
                 names = [name for name in names if name in idle or name not in left]
-    known = Known(subject)  # what matters at later steps alone is a schedule, whose steps are not all made here
+    known = Known(subject)  # a key with effects at later steps only is a schedule's; few steps are made here
     return [name for name in names if any(known.matters_at_first(subject.algorithm, other) for other in tried[name])]
 
 
 @dataclass(frozen=True)
 class _Update:
-    """How far each weight moved in an update [all parameters], and the figures that were logged.
+    """The change of each weight in an update [all parameters], and the metrics that were logged.
 
-    before: what the loss says of the batch before the update; of this alone where weights is None.
+    before: the loss and metrics of the batch before the update. If `weights` is None, the update was not made and only `before`
+    is set.
     """
 
     weights: Tensor | None
@@ -78,7 +79,7 @@ class _Update:
     step: int
 
     def is_same(self, other: _Update) -> bool:
-        """Whether the other update, or what there is of it, began and ended with the same figures and weights."""
+        """Whether the values before both updates are equal and, if both were made, also the metrics and weights after them."""
         if self.before != other.before:
             return False
         if self.weights is None or other.weights is None:
@@ -88,21 +89,21 @@ class _Update:
         return bool((self.weights - other.weights).abs().max() <= SAME * self.weights.abs().max())
 
     def equals(self, other: _Update | None) -> bool:
-        """Whether the other update moved all weights by the same, to the last bit, and logged the same."""
+        """Whether another update changed all weights by exactly the same and logged the same metrics."""
         if other is None or self.weights is None or other.weights is None:
             return False
         return torch.equal(self.weights, other.weights) and (self.figures, self.before) == (other.figures, other.before)
 
 
 def _count(subject: Subject, batch: Any, step: int) -> int:
-    """How many updates a draw makes."""
+    """Return how many updates a draw makes."""
     return sum(1 for _ in islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), MOST_PARTS))
 
 
 def _forward(subject: Subject, laboratory: Laboratory, part: Any) -> list[tuple[str, float]]:
-    """The loss of a batch, and its figures, which reads all of the algorithm that its gradient reads."""
+    """Return the loss and the metrics of a batch; this reads every attribute of the algorithm that the gradient reads."""
     _ = subject.algorithm.couples_rows
-    if len(part) == 0:  # no pair is made where all rewards are equal, as those of a random policy may be
+    if len(part) == 0:  # equal rewards, as of a random policy, make no pairs
         return []
     with torch.no_grad():
         output = subject.loss(laboratory, part)
@@ -111,20 +112,20 @@ def _forward(subject: Subject, laboratory: Laboratory, part: Any) -> list[tuple[
 
 
 class _Bench:
-    """The policy itself, which every algorithm that is tried finds with the same weights."""
+    """The policy itself, which starts with the same weights for every algorithm that is tried."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._laboratory = subject.real(moved=True)
         self._start = [parameter.detach().clone() for parameter in self._laboratory.policy.parameters()]
         self._samplers = {(step, noise): remembering(subject.sampler) for step in STEPS for noise in NOISE}
-        self._samplers |= {(STEPS[0], noise): self._samplers[STEPS[0], NOISE[0]] for noise in NOISE}  # before any update
+        self._samplers |= {(STEPS[0], noise): self._samplers[STEPS[0], NOISE[0]] for noise in NOISE}  # no update yet
         self._noise: dict[int, list[Tensor]] = {}
         self._forwards = _Forwards()
         self._recordings: dict[float, Recording] = {}
 
     def movement(self, noise: float) -> list[_Update] | None:
-        """What the algorithm as it is set does with the task's rows; None where it refuses them."""
+        """Return the updates of the algorithm under check on the task's rows; None if it raises an error for them."""
         recording = Recording(self._subject.algorithm)
         try:
             made = [update for update in self._updates(self._subject, noise, Run(into=recording)) if update.weights is not None]
@@ -142,7 +143,7 @@ class _Bench:
         return made
 
     def ends_alike(self, start: list[_Update], algorithm: Algorithm[Any], noise: float, *, steps: Sequence[int] = STEPS) -> bool:
-        """Whether an algorithm makes the same updates; it is tried no further than up to the first that differs."""
+        """Whether another algorithm makes the same updates; it stops at the first one that differs."""
         recording = self._recordings[noise]
         if recording.is_untouched_by(algorithm):
             return True
@@ -154,20 +155,20 @@ class _Bench:
                 if update.weights is not None:
                     run.require(start[count].equals(update))
                     count += 1
-        except (RlxError, ValueError, RuntimeError):  # it refuses these values, or the rows
+        except (RlxError, ValueError, RuntimeError):  # it refuses these values or rows
             return False
         return count == len(start)
 
     def _updates(self, subject: Subject, noise: float, run: Run, steps: Sequence[int] = STEPS) -> Iterator[_Update]:
-        """Of each update first what the loss says before it, which costs least, then all."""
+        """Yield each update twice: first only with the loss before it, which is cheap, then as a whole."""
         with torch.no_grad():
             for parameter, value in zip(self._laboratory.policy.parameters(), self._start, strict=True):
                 parameter.copy_(value)
         laboratory = subject.warmed(replace(self._laboratory, state={}, loss_state={}))
         laboratory = replace(laboratory, task=subject.small_task)
-        weights = f"start {noise}"  # those of every algorithm, until it makes an update
+        weights = f"start {noise}"  # a name for the weights, which are equal for every algorithm before its first update
         for step in steps:
-            known = step == STEPS[0] or run.is_known  # else the weights are this algorithm's own
+            known = step == STEPS[0] or run.is_known  # else the weights are specific to this algorithm
             laboratory.sampler = self._samplers[step, noise] if known else subject.sampler
             batch = run.phase(DRAW, (step,), laboratory, partial(subject.draw, laboratory, step=step))
             self._move(laboratory, noise, step)
@@ -198,7 +199,7 @@ class _Bench:
                 yield _Update(_weights(laboratory) - before, shown, said, step)
 
     def _move(self, laboratory: Laboratory, noise: float, step: int) -> None:
-        """Move the policy by noise that is the same for every algorithm."""
+        """Add noise to the policy's weights; it is the same for every algorithm."""
         parameters = laboratory.policy.parameters()
         if step not in self._noise:
             generator = Stream(self._subject.seed + step, ("check", "task")).torch()
@@ -209,13 +210,13 @@ class _Bench:
 
 
 class _Forwards:
-    """Token statistics of a policy, without a gradient, computed once for the same weights and sequences."""
+    """Token statistics of a policy without a gradient, computed once for the same weights and sequences."""
 
     def __init__(self) -> None:
         self._known: dict[Any, TokenStatistics] = {}
 
     def of(self, policy: Policy, weights: str) -> Policy:
-        """The policy as it is now, whose weights have this name."""
+        """Return the policy with cached token statistics. weights: a name of its current weights."""
         known = self._known
 
         def token_statistics(self: Any, sequences: Sequences, **settings: Any) -> TokenStatistics:
@@ -230,7 +231,7 @@ class _Forwards:
 
 
 def remembering(sampler: Sampler) -> Sampler:
-    """A sampler that answers a draw it has met with the completions it gave: for a policy whose weights stay as they are."""
+    """Return a sampler that answers a repeated draw with the same completions; it is for a policy whose weights do not change."""
     known: dict[tuple[Any, ...], Completions] = {}
     twin = copy.copy(sampler)
 

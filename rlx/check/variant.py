@@ -21,16 +21,16 @@ from rlx.errors import RlxError
 from rlx.fields import Allowed, Choice, range_of
 from rlx.policy.reference import MovingReference
 
-MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}  # of a draw where laws are tried
+MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}  # rows of a draw for the laws, at most
 
 
 def is_node(value: Any) -> bool:
-    """A dataclass that holds hyperparameters of its own."""
+    """Whether a value is a dataclass, which holds hyperparameters of its own."""
     return is_dataclass(value) and not isinstance(value, type)
 
 
 def plain_fields(owner: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every plain hyperparameter in a tree of dataclasses; what is made of others is none."""
+    """Yield (dotted name, value) of every plain hyperparameter in a tree of dataclasses; derived fields are left out."""
     for item in fields(owner) if is_node(owner) else ():
         if not item.init:
             continue
@@ -53,10 +53,10 @@ def children(value: Any) -> list[tuple[str, Any]]:
 
 
 def variants(owner: Any, only: str | None = None) -> Iterator[tuple[str, Any]]:
-    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each.
+    """Yield (dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each.
 
-    Those of a moving reference are left out: the training loop reads them, not a step of the algorithm.
-    only: the name of the one hyperparameter whose values are wanted; None: of all.
+    Hyperparameters of a moving reference are left out, since the training loop reads them. only: the name of one hyperparameter;
+    None: all.
     """
     kind: type = type(owner)
     hints = _parameters(kind)
@@ -76,9 +76,9 @@ def variants(owner: Any, only: str | None = None) -> Iterator[tuple[str, Any]]:
 
 
 def together(owner: Any, names: Sequence[str], place: int) -> Any | None:
-    """A copy of `owner` in which each of these hyperparameters has the other value that `variants` gives it at `place`.
+    """Return a copy of `owner` in which each of these hyperparameters has the value that `variants` yields for it at `place`.
 
-    None where one of them has no such value beside the others.
+    Return None if one of them has no such value in combination with the others.
     """
     for name in names:
         changed = next(islice((changed for _, changed in variants(owner, name)), place, None), None)
@@ -94,7 +94,7 @@ def _parameters(kind: type) -> Mapping[str, Parameter]:
 
 
 def _leads_to(path: str, name: str | None) -> bool:
-    """Whether a hyperparameter of this dotted name, or of any, lies at or below a path."""
+    """Whether the hyperparameter of this dotted name lies at or below a path; True if name is None."""
     return name is None or name == path or name.startswith(f"{path}.")
 
 
@@ -114,12 +114,12 @@ def _variants_within(owner: Any, field: str, value: Any, only: str | None) -> It
 def _made(name: str, owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
     try:
         yield name, replace(owner, **{field: value})
-    except (RlxError, ValueError, TypeError, AssertionError):  # not legal, or not beside the other hyperparameters
+    except (RlxError, ValueError, TypeError, AssertionError):  # not legal, alone or with the other values
         return
 
 
 def others(value: Any, allowed: Allowed | None, hint: Any) -> list[Any]:
-    """Other values that the range or the type allows, near and far."""
+    """Return other values that the range or the type allows, close ones and distant ones."""
     if isinstance(allowed, Choice):
         return [name for name in allowed.names if name != value]
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
@@ -133,18 +133,18 @@ def others(value: Any, allowed: Allowed | None, hint: Any) -> list[Any]:
     elif isinstance(value, int):
         candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * max(1, value), 1000 * value]
         candidates += [value + 0.5, value / 2] if float in kinds else []
-        candidates += [1, 2]  # a capacity that a few steps fill
+        candidates += [1, 2]  # capacities that a few steps fill
     elif isinstance(value, float):
         candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, 1e-6 * value]
     elif isinstance(value, (list, tuple)) and value and all(isinstance(item, (int, float)) for item in value):
         candidates += [type(value)(factor * item for item in value) for factor in (2, 3)]
     elif value is None:
         candidates += [2, 1] if int in kinds else []
-        candidates += [0.01, 5.0, 0.5, 1e-4, 1e-6] if float in kinds else []  # small and large first: few are tried in pairs
+        candidates += [0.01, 5.0, 0.5, 1e-4, 1e-6] if float in kinds else []  # small and large first: pairs use only a few
         candidates += [True] if bool in kinds else []
     if value is not None and type(None) in kinds:
         candidates.append(None)
-    if isinstance(value, (int, float)) and value > 0:  # what only 0 or another sign changes is no hyperparameter
+    if isinstance(value, (int, float)) and value > 0:  # a hyperparameter must have an effect at positive values
         candidates = [
             other for other in candidates if not isinstance(other, (int, float)) or isinstance(other, bool) or other > 0
         ]
@@ -157,7 +157,7 @@ def _legal(value: Any, allowed: Allowed | None) -> bool:
 
 
 def small(owner: Any) -> Any:
-    """The same algorithm with fewer rows in a draw: its laws hold for any number of them."""
+    """Return the algorithm with fewer rows in a draw; its laws hold for any number of rows."""
     changes: dict[str, Any] = {}
     for item in fields(owner):
         value = getattr(owner, item.name)
@@ -170,12 +170,12 @@ def small(owner: Any) -> Any:
     changes = {name: value for name, value in changes.items() if repr(value) != repr(getattr(owner, name))}
     try:
         return replace(owner, **changes) if changes else owner
-    except (RlxError, TypeError, ValueError):  # fewer rows than its other settings allow
+    except (RlxError, TypeError, ValueError):  # its other settings do not allow so few rows
         return owner
 
 
 def mentioned(kind: type) -> set[str]:
-    """The names of all attributes that the code of a class's own modules mentions."""
+    """Return all attribute names that occur in the code of a class's own modules."""
     found: set[str] = set()
     modules = {ancestor.__module__ for ancestor in kind.__mro__} - {"rlx.algorithm.base", "builtins", "typing", "abc"}
     for module in modules:
@@ -194,16 +194,16 @@ def mentioned(kind: type) -> set[str]:
 
 
 def _codes(value: Any) -> list[types.CodeType]:
-    """The code of a function, method or property, not of what the dataclass decorator wrote."""
+    """Return the code objects of a function, method or property, except those that the dataclass decorator generated."""
     functions = [value.fget] if isinstance(value, property) else [getattr(value, "__func__", value)]
     codes = [getattr(inspect.unwrap(function), "__code__", None) for function in functions if callable(function)]
     return [code for code in codes if isinstance(code, types.CodeType) and not code.co_filename.startswith("<")]
 
 
 def watched(owner: Any, seen: set[str], path: str = "") -> Any:
-    """A copy of a tree of dataclasses that adds to `seen` the dotted name of each field that is looked at.
+    """Return a copy of a tree of dataclasses that adds the dotted name of each field to `seen` when it is read.
 
-    A class that admits no watcher (one with slots) counts as looked at.
+    All fields of a class that cannot be watched (one with slots) count as read.
     """
     kind = type(owner)
     names = {item.name for item in fields(owner)}
