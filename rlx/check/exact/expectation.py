@@ -21,16 +21,16 @@ from rlx.errors import ConfigError, RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
 from rlx.seeding import Stream
 
-# what the weight of a KL is called
+# names of the weight of a KL
 BETAS = {"beta", "kl_in_reward", "kl_coefficient", "kl_coef", "kl_loss_coef", "kl_weight", "kl_beta", "kl_penalty"}
-ALONE = {"prompts_per_step": 1, "group_size": 2, "minibatches": 1, "resample_attempts": 0}  # one prompt, its smallest group
+ALONE = {"prompts_per_step": 1, "group_size": 2, "minibatches": 1, "resample_attempts": 0}  # one prompt with its smallest group
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """The gradient of a loss with respect to the logits, over everything that may be sampled.
 
-    mean: float64 [N], its expectation. square: E|g|², size: E|g|. groups: how many were enumerated.
+    mean: float64 [N], E g. square: E|g|²; size: E|g|. groups: how many groups were enumerated.
     """
 
     mean: Tensor
@@ -40,18 +40,18 @@ class Estimate:
 
     @property
     def relative_variance(self) -> float:
-        """E|g - E g|² / |E g|²; infinite where the mean is 0."""
+        """E|g - E g|² / |E g|²; infinite if the mean is 0."""
         norm = float(self.mean @ self.mean)
         return (self.square - norm) / norm if norm > 0 else math.inf
 
 
 @dataclass(frozen=True, eq=False)
 class Objectives:
-    """Gradients [N] of what a policy may be after, at the policy of a laboratory.
+    """Gradients [N] of the objectives that a policy may have, at a laboratory's policy.
 
     reward: of the expected reward. kl: of KL(policy || reference) of whole completions; kl_at_states: of the sum of the KLs at
-    the states visited, their probabilities held fixed, which a KL in the loss is.
-    best_reinforce: E|g - E g|² / |E g|² of REINFORCE with its best constant baseline and one completion, the KL in its reward.
+    the visited states with fixed visit probabilities, as a KL in the loss has.
+    best_reinforce: E|g - E g|² / |E g|² of REINFORCE with one completion, its best constant baseline and the KL in its reward.
     """
 
     reward: Tensor
@@ -61,7 +61,7 @@ class Objectives:
 
 
 def alone(algorithm: Any) -> Any | None:
-    """The algorithm with one prompt a draw and two completions of it; None where its settings admit neither."""
+    """Return the algorithm with one prompt a draw and its smallest group; None if its settings allow no group of at most 4."""
     names = {item.name for item in fields(algorithm)}
     for size in (2, 3, 4):
         changes = {name: size if name == "group_size" else value for name, value in ALONE.items() if name in names}
@@ -69,20 +69,20 @@ def alone(algorithm: Any) -> Any | None:
             changes["group_size"] = 1
         try:
             return replace(algorithm, **changes)
-        except (RlxError, ValueError, TypeError):  # a group this small is refused
+        except (RlxError, ValueError, TypeError):  # the settings refuse so small a group
             continue
     return None
 
 
 def expected_gradient(subject: Subject, exact: ExactLaboratory, *, ordered: bool, without_advantages: bool = False) -> Estimate:
-    """Over every group of completions, weighed by its probability under the sampler.
+    """Return the expected gradient over all groups of completions, weighted by their probabilities under the sampler.
 
-    ordered: each order of a group by itself, or one for all of them: then the order within a group must not matter.
-    without_advantages: those of each batch are 0, so that what is left does not come from rewards.
-    Raises ValueError where a draw is of more than one prompt.
+    ordered: whether each order of a group is enumerated, or one order stands for all; then the order must not matter.
+    without_advantages: sets the advantages of each batch to 0, so that what is left does not come from rewards.
+    Raises ValueError if a draw has more than one prompt.
     """
     sampler, policy = exact.sampler, exact.laboratory.policy
-    subject.draw(exact.laboratory)  # how large is a group?
+    subject.draw(exact.laboratory)  # shows how large a group is
     exact.laboratory.state.clear()
     if not sampler.asked or sampler.asked[0] != 1:
         raise ValueError(f"a draw is of {sampler.asked[0] if sampler.asked else 0} prompts")
@@ -116,13 +116,13 @@ def expected_gradient(subject: Subject, exact: ExactLaboratory, *, ordered: bool
 
 
 def groups_of(world: World, size: int, *, ordered: bool) -> int:
-    """How many groups there are to enumerate."""
+    """Return the number of groups to enumerate."""
     count = len(world.completions)
     return int(count**size) if ordered else math.comb(count + size - 1, size)
 
 
 def objectives(exact: ExactLaboratory, *, beta: float) -> Objectives:
-    """By differentiating sums over all completions. beta: of the KL in the reward of REINFORCE."""
+    """Return the gradients of the objectives, by sums over all completions. beta: of the KL in the reward of REINFORCE."""
     world, temperature = exact.world, exact.sampler.temperature
     logits = exact.logits.clone().requires_grad_(True)
     logprobs = world.logprobs(logits, temperature)
@@ -146,7 +146,7 @@ def objectives(exact: ExactLaboratory, *, beta: float) -> Objectives:
 
 
 def _kl_at_states(exact: ExactLaboratory, logits: Tensor, weights: Tensor) -> Tensor:
-    """[] the sum over states of the probability to come there, held fixed, times the KL there."""
+    """Return [] the sum of the KLs at all states, weighted by the fixed probabilities of visiting them."""
     temperature = exact.sampler.temperature
     ours, theirs = (torch.log_softmax(each / temperature, dim=-1) for each in (logits, exact.reference_logits))
     visits = torch.zeros(len(exact.world.states), dtype=torch.float64)
@@ -161,7 +161,7 @@ def is_beta(name: str) -> bool:
 
 
 def stated_beta(algorithm: Any) -> float:
-    """The weight of the KL that the algorithm states by name; 0 if it states none."""
+    """Return the sum of the algorithm's KL weights, recognised by their names; 0 if there is none."""
     return sum(
         float(value)
         for name, value in plain_fields(algorithm)
@@ -170,19 +170,19 @@ def stated_beta(algorithm: Any) -> float:
 
 
 def cosine_of_vectors(one: Tensor, other: Tensor) -> float:
-    """Of two vectors; 0 where one of them is 0."""
+    """Return the cosine of two vectors; 0 if one of them is 0."""
     scale = float(one.norm() * other.norm())
     return float(one @ other) / scale if scale > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class MeasuredGradient:
-    """What an estimator does on average, in numbers.
+    """Properties of an estimator's expected gradient.
 
-    scale: how many times the gradient of the objective it is, fitted. bias: the share of E g that is no multiple of it,
-    |E g + scale · ∇objective| / |E g|, from 0 to 1. cosine: with the gradient of the objective.
+    scale: the fitted factor between the estimate and the objective's gradient. bias: the share of E g that is not a multiple of
+    that gradient, |E g + scale · ∇objective| / |E g|, from 0 to 1. cosine: of the two.
     variance: relative, E|g - E g|² / |E g|²; reinforce: that of REINFORCE with its best baseline and as many completions.
-    beta: of the KL that is followed, fitted, where there is one; at_states: is it the KL at the states visited?
+    beta: the fitted weight of the KL, None without a KL; at_states: whether it is the KL at the visited states.
     """
 
     scale: float
@@ -196,7 +196,7 @@ class MeasuredGradient:
 
 
 def measured(subject: Subject, world: World, *, on_policy: bool, ordered: bool, has_kl: bool, beta: float) -> MeasuredGradient:
-    """An algorithm that draws one group, in a world."""
+    """Return the properties of an algorithm that draws one group, in a world."""
     exact = exact_laboratory(subject, world, on_policy=on_policy)
     estimate = expected_gradient(subject, exact, ordered=ordered)
     size = exact.sampler.asked[1]
@@ -204,7 +204,7 @@ def measured(subject: Subject, world: World, *, on_policy: bool, ordered: bool, 
 
 
 def of_estimate(estimate: Estimate, aims: Objectives, *, size: int, has_kl: bool, beta: float) -> MeasuredGradient:
-    """An estimate held against its objective, expected reward - beta KL. size: completions of a group."""
+    """Compare an estimate with the gradient of its objective, expected reward - beta KL. size: completions of a group."""
     objective = aims.reward - beta * aims.kl
     down = -estimate.mean
     scale = float(down @ objective) / float(objective @ objective)
@@ -227,17 +227,17 @@ def of_estimate(estimate: Estimate, aims: Objectives, *, size: int, has_kl: bool
     )
 
 
-# What an algorithm's estimator is, in numbers: bias and variance over every completion of a vocabulary of five.
+# The properties of an algorithm's estimator: bias and variance over every completion of a vocabulary of five.
 
 
 VOCABULARY, LENGTH = 5, 3  # 85 completions of up to three tokens; the fifth token ends one
-MOST = 5000  # groups that are enumerated
+MOST = 5000  # groups that are enumerated, at most
 
 
 def exact_report(subject: Subject) -> dict[str, Any]:
-    """Figures where the sampler is the policy and where it is another one, with what they are of.
+    """Return the properties of the estimator on policy and off policy, with the sizes of the world, as a JSON object.
 
-    Raises ConfigError for an algorithm that samples nothing, reads the model itself, or admits no small group.
+    Raises ConfigError for an algorithm that samples nothing, reads the model itself, or allows no small group.
     """
     if Need.REWARDS not in subject.needs or subject.reads_pairs or subject.goes_past or subject.warm_up:
         raise ConfigError(
@@ -275,9 +275,9 @@ def exact_report(subject: Subject) -> dict[str, Any]:
 def figure_of(
     loss: PolicyGradientLoss, subject: Subject, *, world: World | None = None
 ) -> tuple[MeasuredGradient, MeasuredGradient]:
-    """A policy-gradient loss alone, on and off policy: with the leave-one-out advantage of two, which is not biased, and no KL.
+    """Return the properties of a policy-gradient loss on and off policy, with the leave-one-out advantage of two and no KL.
 
-    All groups at once: what `expected_gradient` does for an algorithm, one after the other.
+    That advantage is unbiased. All groups are computed at once; `expected_gradient` computes them one after the other.
     """
     world = world or World.of(subject.policy, vocabulary=VOCABULARY, length=LENGTH)
     loss = replace(loss, beta=0.0)
@@ -307,7 +307,7 @@ def _of_loss(loss: PolicyGradientLoss, exact: ExactLaboratory) -> MeasuredGradie
         return weights[at] * found
 
     weights = torch.stack([loss.weights(each) for each in given[3]])
-    alone_ = "rng" in loss.requires or loss.couples_rows  # the value of one completion depends on the other of its group
+    alone_ = "rng" in loss.requires or loss.couples_rows  # a completion's value depends on its group
     total = torch.stack([values(at).sum() for at in range(len(pairs))]).sum() if alone_ else values(slice(None)).sum()
     parts = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)  # [M, 2, T] each
     gradients = torch.einsum("mgtl,mgtln->mn", torch.stack(parts, dim=-1), slopes[pairs])
@@ -321,7 +321,7 @@ def _of_loss(loss: PolicyGradientLoss, exact: ExactLaboratory) -> MeasuredGradie
 
 
 def _of_completions(exact: ExactLaboratory, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """([2, K, T] log-probabilities and entropies, [K, T, 2, N] their gradients, bool [K, T] mask) under logits [S, V]."""
+    """Return ([2, K, T] log-probabilities and entropies, [K, T, 2, N] their gradients, bool [K, T] mask) under logits [S, V]."""
     world, size = exact.world, logits.numel()
     leaf = logits.clone().requires_grad_(True)
     table = torch.log_softmax(leaf / exact.sampler.temperature, dim=-1)
@@ -339,7 +339,7 @@ def _of_completions(exact: ExactLaboratory, logits: Tensor) -> tuple[Tensor, Ten
 
 
 def figure_line(on: MeasuredGradient, off: MeasuredGradient) -> str:
-    """As it stands in a docstring: variances are relative to that of REINFORCE on policy with its best baseline."""
+    """Return the line for a loss's docstring; variances are relative to that of REINFORCE on policy with its best baseline."""
     return (
         f"Exact: on policy bias {on.bias:.2f}, variance {on.variance / on.reinforce:.1f}; "
         f"off policy bias {off.bias:.2f}, variance {off.variance / on.reinforce:.1f}."

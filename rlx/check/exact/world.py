@@ -26,15 +26,15 @@ from rlx.rollout.sampler import Draw, Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
 
-SPREAD = 0.7  # standard deviation of the logits, and of how far the reference's lie from them
-MOVED = 0.3  # and of how far those of a sampler lie that is another policy
+SPREAD = 0.7  # standard deviation of the policy's logits, and of the reference's difference from them
+MOVED = 0.3  # standard deviation of the difference of the sampler's logits, off policy
 
 
 @dataclass(frozen=True)
 class World:
-    """All completions of up to `length` tokens of a vocabulary; its last token ends one.
+    """All completions of up to `length` tokens of a vocabulary, whose last token ends a completion.
 
-    tokens: the vocabulary, ids of the policy's own tokenizer. completions: K tuples of places in `tokens`.
+    tokens: the vocabulary, as ids of the policy's tokenizer. completions: K tuples of indices into `tokens`.
     """
 
     tokens: tuple[int, ...]
@@ -42,7 +42,7 @@ class World:
 
     @staticmethod
     def of(policy: Policy, *, vocabulary: int, length: int) -> World:
-        """Of the first tokens that read as text of their own, and the one that ends a completion."""
+        """Return the world of the first tokens that decode to one visible character, and of the end-of-sequence token."""
         end = (policy.eos_token_ids[:1] or (0,))[0]
         found: dict[str, int] = {}
         for token in range(policy.vocabulary_size):
@@ -61,33 +61,33 @@ class World:
 
     @cached_property
     def states(self) -> dict[tuple[int, ...], int]:
-        """The tokens so far -> the row of a table."""
+        """The tokens so far -> the row of a table of logits."""
         return {
             state: row
             for row, state in enumerate(dict.fromkeys(each[:place] for each in self.completions for place in range(len(each))))
         }
 
     def rows(self, completion: Sequence[int]) -> list[int]:
-        """The states that a completion goes through."""
+        """Return the states that a completion passes through, as rows."""
         return [self.states[tuple(completion[:place])] for place in range(len(completion))]
 
     @cached_property
     def place_of(self) -> dict[int, int]:
-        """Token id -> its place."""
+        """Token id -> its index in `tokens`."""
         return {token: place for place, token in enumerate(self.tokens)}
 
     def logprobs(self, logits: Tensor, temperature: float) -> Tensor:
-        """[K] log-probability of each completion under logits [S, V]."""
+        """Return [K] the log-probability of each completion under logits [S, V]."""
         table = torch.log_softmax(logits / temperature, dim=-1)
         return torch.stack([table[self.rows(each), list(each)].sum() for each in self.completions])
 
 
 class TabularPolicy(Policy):
-    """A policy that is a table: logits [S, V] and values [S], both parameters."""
+    """A policy given by a table: logits [S, V] and values [S], both parameters."""
 
     @staticmethod
     def of_world(policy: Policy, world: World, logits: Tensor, values: Tensor) -> TabularPolicy:
-        """With tokenizer and text of a real policy."""
+        """Return a tabular policy with the tokenizer of a real policy."""
         twin = copy.copy(policy)
         twin.__class__ = TabularPolicy
         assert isinstance(twin, TabularPolicy)
@@ -101,15 +101,15 @@ class TabularPolicy(Policy):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return float64, in which everything is computed."""
+        """The data type of all computations, float64."""
         return torch.float64
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the leaves: the logits and the values."""
+        """Return the logits and the values."""
         return [self.table, self.state_values]
 
     def logits_of(self, sequences: Sequences) -> tuple[Tensor, Tensor, list[int]]:
-        """(logits [N, V], int64 [N] places of the tokens, their states), in the order of the completion mask."""
+        """Return (logits [N, V], int64 [N] indices of the tokens, their states), in the order of the completion mask."""
         places = [[self.world.place_of[int(token)] for token in tokens] for group in sequences.completions for tokens in group]
         rows = [row for each in places for row in self.world.rows(each)]
         return self.table[rows], torch.tensor([place for each in places for place in each], dtype=torch.long), rows
@@ -117,7 +117,7 @@ class TabularPolicy(Policy):
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS, reference: Any = None
     ) -> TokenStatistics:
-        """As of any policy, off the table."""
+        """Return the statistics of the tokens, computed from the table."""
         logits, targets, rows = self.logits_of(sequences)
         theirs = None
         if isinstance(reference, TableReference):
@@ -130,11 +130,11 @@ class TabularPolicy(Policy):
 
 
 class TableReference(Reference):
-    """A reference that is a table."""
+    """A reference given by a table."""
 
     @staticmethod
     def of_table(reference: Reference, table: TabularPolicy) -> TableReference:
-        """With all else of a real reference."""
+        """Return a reference that has its statistics from a table and everything else from a real reference."""
         twin = copy.copy(reference)
         twin.__class__ = TableReference
         assert isinstance(twin, TableReference)
@@ -153,7 +153,7 @@ class TableReference(Reference):
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenSampler(Sampler):
-    """Gives the completions that `chosen` names, with their log-probabilities under logits [S, V]; greedy: the likeliest one.
+    """Returns the completions numbered in `chosen`, with log-probabilities under logits [S, V]; greedy: the likeliest one.
 
     asked: (prompts, completions of each) of the last call that was not greedy.
     """
@@ -164,7 +164,7 @@ class ChosenSampler(Sampler):
     asked: list[int]
 
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """The same for every prompt."""
+        """Return the same completions for every prompt."""
         table = torch.log_softmax(self.sampler_logits / draw.temperature, dim=-1)
         wanted = [self.likeliest(table)] if draw.greedy else (self.chosen * draw.group_size)[: draw.group_size]
         if not draw.greedy:
@@ -178,24 +178,24 @@ class ChosenSampler(Sampler):
         return made
 
     def likeliest(self, table: Tensor) -> int:
-        """Return the place of the completion whose every token is the most likely one, under a table of logits [states, V]."""
+        """Return the index of the completion whose every token is the most likely one. table: log-probabilities [S, V]."""
         state: tuple[int, ...] = ()
         while state in self.world.states:
             state = (*state, int(table[self.world.states[state]].argmax()))
         return self.world.completions.index(state)
 
     def prepare(self, policy: Policy) -> None:
-        """Return at once: there is nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     @property
     def in_process(self) -> Sampler:
-        """Return the sampler itself: it starts no server."""
+        """The sampler itself: it starts no server."""
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class ExactLaboratory:
-    """A laboratory in a world, with what is known of it.
+    """A laboratory in a world, with its tables and rewards.
 
     logits, sampler_logits, reference_logits: [S, V]. rewards: float64 [K].
     """
@@ -209,7 +209,7 @@ class ExactLaboratory:
 
     @property
     def sampler(self) -> ChosenSampler:
-        """Return the sampler of the laboratory, which draws the chosen groups."""
+        """The sampler of the laboratory, which returns the chosen groups."""
         assert isinstance(self.laboratory.sampler, ChosenSampler)
         return self.laboratory.sampler
 
@@ -217,10 +217,10 @@ class ExactLaboratory:
 def exact_laboratory(
     subject: Subject, world: World, *, on_policy: bool = True, rewarded: bool = True, seed: int = 0
 ) -> ExactLaboratory:
-    """Random tables; the sampler is the policy, or another one. rewarded: are rewards between 0 and 1, or all 0?
+    """Return a laboratory with random tables. on_policy: whether the sampler is the policy.
 
-    A critic says 0 everywhere, so that where nothing is rewarded, what is learned comes from a penalty.
-    Raises ValueError for conversations with an environment, whose turns are not enumerated.
+    rewarded: whether rewards are between 0 and 1, or all 0. Values are 0 everywhere, so that without rewards only a penalty gives
+    a gradient. Raises ValueError for a task with conversations, whose turns are not enumerated.
     """
     if subject.task.interaction is not None:
         raise ValueError("the task holds conversations with an environment")
@@ -251,7 +251,7 @@ def exact_laboratory(
 
 
 def _rewarding(task: Task, rewards: dict[str, float]) -> Task:
-    """The task with these rewards of texts; it keeps the parts' names."""
+    """Return the task with these rewards of texts; the parts of a reward keep their names."""
     twin, names = copy.copy(task), [*task.reward_all([task.prompts()[0]], [""])[0]]
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

@@ -32,8 +32,8 @@ from rlx.loss.base import Loss
 from rlx.seeding import Stream
 
 MOVED = 1e-3  # learning rate of the update that is compared
-LARGER = 10.0  # times as large as the first difference is another one
-# (what it is called, arguments of `Subject.stand_in`)
+LARGER = 10.0  # factor by which a later difference exceeds the first one to be reported
+# (name, arguments of `Subject.stand_in`)
 LABORATORIES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("policy, sampler and reference agree", {"spread": 0.0}),
     ("a policy 0.05 nats a token away", {"spread": 0.05}),
@@ -48,7 +48,7 @@ LABORATORIES: tuple[tuple[str, Mapping[str, Any]], ...] = (
 
 @dataclass(frozen=True)
 class _Token:
-    """One token: sign of its advantage and side of the clip, its row with its numbers, and where it stands."""
+    """One token: the sign of its advantage and side of the clip; its row and numbers as text; its place in the completion."""
 
     region: str
     shown: str
@@ -56,7 +56,7 @@ class _Token:
 
 
 def compare_algorithms(subject: Subject, other: Algorithm[Any], *, name: str) -> Agreement:
-    """The first difference over all laboratories, then the first of another order of magnitude. name: of the other."""
+    """Return the first difference over all laboratories and the first much larger one. name: of the other algorithm."""
     twin = subject.with_algorithm(other)
     found: list[Agreement] = []
     equal: list[str] = []
@@ -66,7 +66,7 @@ def compare_algorithms(subject: Subject, other: Algorithm[Any], *, name: str) ->
         tokens, worst = tokens + count, max(worst, off)
         found += differences
         equal += [] if differences else [place]
-        if any(each.off == float("inf") for each in differences):  # they draw other rows: nothing else can be compared
+        if any(each.off == float("inf") for each in differences):  # other rows cannot be compared
             break
     tried = f"{len(LABORATORIES)} laboratories, {tokens} tokens: draw, loss, gradient, update"
     if found:
@@ -82,7 +82,7 @@ def compare_algorithms(subject: Subject, other: Algorithm[Any], *, name: str) ->
 def _in_laboratory(
     subject: Subject, twin: Subject, place: str, settings: Mapping[str, Any], name: str
 ) -> tuple[list[Agreement], float, int]:
-    """(the first difference there, the largest one, the number of tokens)."""
+    """Return (the first difference in a laboratory, the largest one, the number of tokens)."""
     laboratories = subject.stand_in(**settings), twin.stand_in(**settings)
     one, two = subject.draw(laboratories[0]), twin.draw(laboratories[1])
     if rows := _rows_differ(subject, one, two, other=name):
@@ -103,7 +103,7 @@ def _in_laboratory(
 
 
 def _rows_differ(subject: Subject, one: Any, two: Any, *, other: str) -> tuple[str, str, str] | None:
-    """(what, where, example) where the two draw other prompts or completions."""
+    """Return (what, where, example) if the two draw different prompts or completions, else None."""
     parts = [parts_of(batch) for batch in (one, two)]
     shapes = [[(len(part), part.sequences.group_size) for part in each] for each in parts]
     if shapes[0] != shapes[1]:
@@ -131,7 +131,7 @@ def _updates(
     name: str,
     place: str,
 ) -> tuple[Agreement | None, float, int]:
-    """(the first difference of one update, the largest difference, the number of tokens)."""
+    """Return (the first difference of one update, the largest difference, the number of tokens)."""
     sides = list(zip((subject, twin), laboratories, batches, strict=True))
     if not len(batches[0]):
         return None, 0.0, 0
@@ -157,7 +157,7 @@ def _updates(
 
 
 def _at_tokens(laboratory: Laboratory, batch: Any, gradient: Tensor, *, of: str = "token_logprobs") -> Tensor:
-    """[N] a gradient, or a step, at the tokens of a batch in their order; all of it where the model itself is read."""
+    """Return [N] a gradient, or a step, at a batch's tokens in their order; all of it if the model itself is read."""
     if not isinstance(laboratory.policy, StandInPolicy):
         return gradient
     names, places = laboratory.policy.leaf_names, laboratory.policy.places.get(of, {})
@@ -171,7 +171,7 @@ def _at_tokens(laboratory: Laboratory, batch: Any, gradient: Tensor, *, of: str 
 
 
 def _moved(subject: Subject, laboratory: Laboratory, batch: Any) -> Tensor:
-    """[all parameters] how far one update moves the policy; it is put back."""
+    """Return [all parameters] the policy's change by one update, which is undone."""
     leaves = laboratory.policy.parameters()
     before = [leaf.detach().clone() for leaf in leaves]
     source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch)))
@@ -193,7 +193,7 @@ def _token_difference(
     name: str,
     place: str,
 ) -> Agreement:
-    """What to say where the gradients at tokens differ: at which tokens, in which term, from which advantage on."""
+    """Describe different gradients at tokens: at which tokens, in which term, from which advantage on."""
     scale = max(float(each.abs().max()) for each in slopes if each.numel())
     tokens = list(_tokens(subject, twin, laboratories[0], batches[0]))
     if len(slopes[0]) != len(slopes[1]) or len(tokens) != len(slopes[0]):
@@ -213,7 +213,7 @@ def _token_difference(
 
 
 def _tokens(subject: Subject, twin: Subject, laboratory: Laboratory, batch: Any) -> Iterator[_Token]:
-    """Every token of a batch, in the order of `_at_tokens`."""
+    """Yield every token of a batch, in the order of `_at_tokens`."""
     if not isinstance(laboratory.policy, StandInPolicy) or "token_logprobs" not in laboratory.policy.leaves:
         return
     leaf, ends = laboratory.policy.leaves["token_logprobs"].detach(), ends_of_clip(subject.algorithm, twin.algorithm)
@@ -254,7 +254,7 @@ def _advantage_difference(batches: tuple[Any, Any], other: str) -> str:
 def _term_difference(
     subject: Subject, twin: Subject, laboratories: tuple[Laboratory, Laboratory], batches: tuple[Any, Any]
 ) -> str:
-    """The terms whose totals differ, where both have terms of the same names."""
+    """Return the terms whose totals differ, as text; empty if there are none."""
     terms = [
         each.loss(laboratory, batch).terms for each, laboratory, batch in zip((subject, twin), laboratories, batches, strict=True)
     ]
@@ -265,7 +265,7 @@ def _term_difference(
 
 
 def _real(subject: Subject, twin: Subject) -> float:
-    """The difference of both gradients on the real policy."""
+    """Return the difference of the gradients on the real policy."""
     found = []
     for each in (subject, twin):
         laboratory = each.real(moved=True)
@@ -274,13 +274,13 @@ def _real(subject: Subject, twin: Subject) -> float:
     return relative_gap(*found)
 
 
-# Two of a kind held against each other: algorithms, losses or advantages.
+# Compares two objects of one kind: algorithms, losses or advantages.
 
 
 def compare(subject: Subject, mine: Any, other: Any, *, name: str) -> Agreement:
-    """Two algorithms, two losses or two advantages. Raises ConfigError where they are not of one kind.
+    """Compare two algorithms, two losses or two advantages. Raises ConfigError for objects of different kinds.
 
-    subject: what `mine` is tried with. name: of the other, as it is printed.
+    subject: with which `mine` is tried. name: of the other one, for the report.
     """
     other, changed = matched(mine, other)
     if isinstance(mine, Algorithm) and isinstance(other, Algorithm):

@@ -15,19 +15,19 @@ from rlx.check.variant import children, is_node, plain_fields
 from rlx.errors import RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
 
-EXACT = 1e-9  # relative difference of two formulas in float64 that are the same
-DRAWN = 1e-5  # and of two algorithms, whose draws hold rewards and advantages in float32
-ENDS = (0.8, 1.2)  # of a clip, where neither side names its own
+EXACT = 1e-9  # relative difference of equal formulas in float64, at most
+DRAWN = 1e-5  # the same for algorithms, whose draws hold rewards and advantages in float32
+ENDS = (0.8, 1.2)  # bounds of a clip, if neither side names its own
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What came of holding one function against another.
+    """The result of comparing two functions.
 
-    same: are they equal wherever they were tried? tried: where that was. off: the largest relative difference.
-    first: the first difference: in what, and by how much. where: term, token, sign of the advantage, side of the clip.
-    example: the smallest input that shows it. then: a later difference that is much larger. equal: where they agree all the same.
-    matched: hyperparameter of the other -> (the value it was given, so that both have the same, its own default).
+    same: whether they are equal in all that was tried. tried: what that was. off: the largest relative difference.
+    first: the first difference, in what and by how much. where: its term, token, sign of the advantage and side of the clip.
+    example: the smallest input that shows it. then: a later, much larger difference. equal: where they agree.
+    matched: hyperparameter of the other one -> (the value of `mine` that it was given, its own value before).
     """
 
     same: bool
@@ -47,9 +47,9 @@ class Agreement:
 
 
 def matched(mine: Any, other: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
-    """(`other` with the hyperparameters of `mine`, those that were changed).
+    """Return (`other` with the hyperparameters of `mine`, those that were changed).
 
-    They are matched by their dotted names, else by the last part of it where one hyperparameter alone on either side has it.
+    They are matched by dotted names, else by the last part of the name if only one hyperparameter on either side has it.
     """
     values, owns = dict(plain_fields(mine)), dict(plain_fields(other))
     last = [Counter(name.rpartition(".")[2] for name in side) for side in (values, owns)]
@@ -62,14 +62,14 @@ def matched(mine: Any, other: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
             continue
         try:
             other = _with(other, name.split("."), values[source])
-        except (RlxError, ValueError, TypeError):  # the other admits no such value
+        except (RlxError, ValueError, TypeError):  # the other refuses this value
             continue
         changed[name] = (values[source], own)
     return other, changed
 
 
 def _with(owner: Any, path: Sequence[str], value: Any) -> Any:
-    """A copy of a tree of dataclasses with one field changed."""
+    """Return a copy of a tree of dataclasses with one field changed."""
     head, *rest = path
     if not rest:
         return replace(owner, **{head: value})
@@ -84,7 +84,7 @@ def _with(owner: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def relative_gap(mine: Tensor, other: Tensor) -> float:
-    """The largest difference relative to the largest entry; infinite where one of them alone is not finite."""
+    """Return the largest difference relative to the largest entry; infinite if shapes differ or only one side is finite."""
     if mine.shape != other.shape or not torch.equal(torch.isfinite(mine), torch.isfinite(other)):
         return float("inf")
     if not mine.numel():
@@ -94,7 +94,7 @@ def relative_gap(mine: Tensor, other: Tensor) -> float:
 
 
 def common_factor(sides: tuple[Tensor, Tensor], tolerance: float) -> float | None:
-    """The number that one side is everywhere so many times the other, if there is one."""
+    """Return the factor by which all numbers of one side exceed those of the other; None if there is no common one."""
     mine, other = sides
     there = other.abs() > 1e-12
     if not bool(there.any()) or bool((mine[~there].abs() > 1e-12).any()):
@@ -104,7 +104,7 @@ def common_factor(sides: tuple[Tensor, Tensor], tolerance: float) -> float | Non
 
 
 def side_of_clip(advantage: float, ratio: float, ends: tuple[float, float]) -> str:
-    """A sign of the advantage and a side of the clip, as they are printed."""
+    """Describe the sign of an advantage and the side of the clip."""
     sign = "0" if advantage == 0 else "positive" if advantage > 0 else "negative"
     side = (
         f"below the clip's {ends[0]:g}"
@@ -117,7 +117,7 @@ def side_of_clip(advantage: float, ratio: float, ends: tuple[float, float]) -> s
 
 
 def ends_of_clip(*owners: Any) -> tuple[float, float]:
-    """Of the first loss within that names its ends."""
+    """Return the bounds of the first loss that names its bounds, else ENDS."""
     for owner in owners:
         for _, loss in losses_of(owner):
             if isinstance(loss, PolicyGradientLoss) and loss.clip_ends() is not None:
@@ -126,5 +126,5 @@ def ends_of_clip(*owners: Any) -> tuple[float, float]:
 
 
 def numbers(values: Tensor) -> str:
-    """Rounded to four places, a row of a matrix a list."""
+    """Return numbers rounded to four places, as text; each row of a matrix is a list."""
     return str([[round(value, 4) for value in row] for row in values.reshape(len(values), -1).tolist()])

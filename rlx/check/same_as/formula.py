@@ -24,13 +24,13 @@ from rlx.loss.preference.base import PreferenceLoss
 from rlx.seeding import Stream
 
 LOG_RATIOS = (0.0, 0.05, -0.05, 0.15, -0.15, 0.25, -0.25, 0.6, -0.6, 1.5, -1.5, 3.0, -3.0)  # nats a token
-VISIBLE = 1e-3  # relative: a difference that four places show
+VISIBLE = 1e-3  # relative difference that four places show
 GAPS = (0.5, -0.5, 0.0)  # nats a token between policy and reference
 
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A small batch with what both sides say of it: the loss of each row [B], and the gradients at its leaves, side by side."""
+    """A small batch with the results of both sides: the loss of each row [B], and the gradients at the leaves."""
 
     case: Case
     rows: tuple[Tensor, Tensor]
@@ -38,7 +38,7 @@ class _Point:
 
     @property
     def off(self) -> float:
-        """The larger of both differences."""
+        """The larger of the relative differences of losses and gradients."""
         return max(relative_gap(*self.rows), relative_gap(*self.gradients))
 
 
@@ -58,7 +58,7 @@ def compare_losses(mine: Loss, other: Loss, *, name: str) -> Agreement:
     tried = f"{count} batches of random and chosen tensors, from one token up"
     if not differing:
         return Agreement(True, tried, worst)
-    point = differing[0]  # they come in order of size
+    point = differing[0]  # cases are sorted by size
     what, (ours, theirs) = ("gradient", point.gradients) if relative_gap(*point.rows) <= EXACT else ("loss", point.rows)
     sides = _sides([*differing, *agreeing])
     factor = common_factor(_joined(sides), EXACT)
@@ -99,7 +99,7 @@ def _point(case: Case, mine: Loss, other: Loss) -> _Point:
 
 
 def _cases(mine: Loss, other: Loss) -> Iterator[Case]:
-    """Batches for both, the smallest first."""
+    """Yield batches for both losses, the smallest first."""
     wide = _all_tensors(mine, other)
     if isinstance(mine, PolicyGradientLoss):
         yield from _one_token(wide)
@@ -109,14 +109,14 @@ def _cases(mine: Loss, other: Loss) -> Iterator[Case]:
     else:
         for tokens, seed, spread in itertools.product((1, 2, 3), range(4), (0.0, 0.3, 2.0)):
             case = _all_tensors(mine, other, rows=4, tokens=tokens, seed=seed, spread=spread)
-            for row in (1, 2, 0):  # in the first of them no side is empty
+            for row in (1, 2, 0):  # the first has no empty side
                 yield replace(case, tensors={name: _rounded(tensor)[row : row + 1] for name, tensor in case.tensors.items()})
     for seed, spread in itertools.product(range(6), (0.0, 0.05, 0.5, 2.0)):
         yield _all_tensors(mine, other, seed=seed, spread=spread)
 
 
 def _all_tensors(mine: Loss, other: Loss, **settings: Any) -> Case:
-    """A batch with the tensors that either of them reads."""
+    """Return a batch with the tensors that either loss reads."""
     cases = [case_of(loss, **settings) for loss in (mine, other)]
     leaves = tuple(dict.fromkeys((*cases[0].leaves, *cases[1].leaves)))
     return replace(cases[0], tensors={**cases[1].tensors, **cases[0].tensors}, leaves=leaves)
@@ -127,7 +127,7 @@ def _rounded(tensor: Tensor) -> Tensor:
 
 
 def _one_token(case: Case) -> Iterator[Case]:
-    """One completion of one token: every side of a clip, either sign of the advantage, on either side of the reference."""
+    """Yield completions of one token: all sides of a clip, both signs of the advantage, both sides of the reference."""
     for gap, advantage, log_ratio in itertools.product(GAPS, (1.0, -1.0), LOG_RATIOS):
         yield _of_numbers(case, [[log_ratio]], [advantage], gap)
 
@@ -158,7 +158,7 @@ def _of_numbers(case: Case, log_ratios: list[list[float]], advantages: list[floa
 
 
 def _region(point: _Point, mine: Loss, other: Loss) -> str:
-    """Sign of the advantage and side of the clip of a batch of one token; the sign of the margin of one pair."""
+    """Describe the sign of the advantage and side of the clip of one token, or the sign of the margin of one pair."""
     tensors = point.case.tensors
     if "advantages" in tensors:
         if tensors["token_logprobs"].numel() != 1:
@@ -175,13 +175,13 @@ def _region(point: _Point, mine: Loss, other: Loss) -> str:
 
 
 def _shown(case: Case) -> str:
-    """The tensors of a small batch."""
+    """Return the tensors of a small batch as text."""
     pairs = ("policy.chosen", "policy.rejected", "reference.chosen", "reference.rejected")
     rollouts = ("token_logprobs", "sampling_logprobs", "reference_logprobs", "advantages")
     return ", ".join(f"{name} {numbers(case.tensors[name])}" for name in (pairs if "policy.chosen" in case.tensors else rollouts))
 
 
-# Two advantages, on groups of two rewards, on larger ones and on random rewards, all in float64.
+# Compares two advantages on groups of two rewards, larger groups and random rewards, in float64.
 
 
 def compare_advantages(mine: Advantage | TokenAdvantage, other: Advantage | TokenAdvantage, *, name: str) -> Agreement:
@@ -212,7 +212,7 @@ def compare_advantages(mine: Advantage | TokenAdvantage, other: Advantage | Toke
 
 
 def _reward_groups(*advantages: Any) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
-    """Rewards [P, G], the smallest first, with lengths [P, G] and greedy rewards [P]."""
+    """Yield rewards [P, G], the smallest groups first, with lengths [P, G] and greedy rewards [P]."""
     least = max(2, *(each.smallest_group for each in advantages))
     for size in (least, least + 1):
         for levels in itertools.product((0.0, 0.5, 1.0), repeat=size):
@@ -231,7 +231,7 @@ def _beside(prompts: int, size: int, seed: int) -> dict[str, Tensor]:
 
 
 def _token_rewards() -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
-    """Rewards at tokens [B, T] with their mask, the smallest first, and values [B, T]."""
+    """Yield rewards at tokens [B, T] with their mask, the smallest first, and values [B, T]."""
     for rows, tokens, seed in itertools.product((1, 2, 4), (1, 2, 5), range(4)):
         rng = Stream(seed, ("same_as", "tokens", rows, tokens)).torch()
         lengths = torch.randint(1, tokens + 1, (rows, 1), generator=rng)
