@@ -19,16 +19,16 @@ from rlx.check.law.sampled import left_out_counts
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
-EVERY_REWARD = 0.5  # where all rewards are equal
-NEAR = 0.05  # in units of the reward, within usual clips of values
-ASTRAY = 1.5  # in units of the reward, beyond usual clips of values
+EVERY_REWARD = 0.5  # the reward of each completion when all are equal
+NEAR = 0.05  # error of a critic, in units of the reward, within usual clip ranges of values
+ASTRAY = 1.5  # error of a critic, in units of the reward, beyond usual clip ranges of values
 EQUAL = 1e-5  # relative to the largest advantage
-BONUS = 0.25  # that every reward is higher by
-LEFT = 0.02  # beyond 0 and 1, of what a shift of all rewards leaves of itself
-MOST_DRAWS = 64  # with the same rewards, in which a baseline that goes to their mean by small steps may get there
-DRAWS = 4  # in which one completion is sampled again and again for some prompts
-STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
-ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a critic that says 0 is perfect
+BONUS = 0.25  # added to every reward
+LEFT = 0.02  # tolerance of the share of a shift of all rewards that remains in the advantages
+MOST_DRAWS = 64  # draws with the same rewards, in which a running baseline may reach their mean
+DRAWS = 4  # draws in which one completion is sampled repeatedly for some prompts
+STRAIGHT = 1e-4  # largest distance of advantages from a line over the rewards, relative to the largest advantage
+ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that values of 0 are exact
 
 
 def alike(subject: Subject) -> Finding:
@@ -46,7 +46,7 @@ def alike(subject: Subject) -> Finding:
         if not isinstance(advantages, Tensor) or advantages.shape[:1] != (len(part),) or not advantages.numel():
             continue
         first: dict[tuple[Any, ...], int] = {}
-        times: Counter[Any] = Counter()  # a group may stand in a batch once fresh and once replayed, for another use
+        times: Counter[Any] = Counter()  # a batch may hold a group twice, sampled now and replayed, for different uses
         for row, (prompt, group) in enumerate(zip(part.sequences.prompts, part.sequences.completions, strict=True)):
             said = tuple(tokens.tobytes() for tokens in group)
             known = first.setdefault((times[prompt.tobytes(), said], *said), row)
@@ -68,9 +68,9 @@ def alike(subject: Subject) -> Finding:
 
 
 def _same_completions(subject: Subject) -> Finding | None:
-    """Of one and the same completion, sampled again and again for a prompt, some are praised and others blamed."""
+    """Return a finding if a completion that was sampled repeatedly for a prompt gets both positive and negative advantages."""
     laboratory = subject.stand_in(spread=0.0)
-    for step in range(DRAWS):  # from the second on a replay buffer holds something
+    for step in range(DRAWS):  # a replay buffer holds rows from the second draw on
         for part in parts_of(subject.draw(laboratory, step=step)):
             advantages = getattr(part, "advantages", None)
             if not isinstance(advantages, Tensor) or advantages.shape[:2] != part.sequences.completion_mask.shape[:2]:
@@ -95,9 +95,9 @@ def _same_completions(subject: Subject) -> Finding | None:
 
 
 def _rewarded_unlike(subject: Subject) -> Any:
-    """A draw of groups that are alike but for the first one, whose rewards differ from the others'.
+    """Return a draw whose groups are equal, except that the rewards of the first one differ from those of the others.
 
-    Where every reward of a batch is the same, an advantage that is divided by their deviation is a quotient of rounding errors.
+    If all rewards of a batch were equal, an advantage divided by their deviation would be a quotient of rounding errors.
     """
     batch = subject.draw(subject.stand_in(spread=0.0, shape="alike"))
     rewarded = [part for part in parts_of(batch) if isinstance(getattr(part, "rewards", None), Tensor) and len(part)]
@@ -160,7 +160,7 @@ def credit(subject: Subject) -> Finding:
 
 
 def _critic_is_wrong(subject: Subject) -> Finding | None:
-    """A perfect critic is left as it is, and one that went astray after the draw is drawn back."""
+    """Return a finding if exact values are changed, or if values that became wrong after the draw are not corrected."""
     for reward in (EVERY_REWARD, 0.0):
         laboratory = subject.stand_in(spread=0.0, rewards={**ZERO, "bonus": reward - EVERY_REWARD})
         if _drawn(subject, laboratory, {}) is None:
@@ -169,7 +169,7 @@ def _critic_is_wrong(subject: Subject) -> Finding | None:
         worst = max((float(part.advantages.abs().max()) for part in parts_of(batch) if len(part)), default=1.0)
         if worst <= EQUAL:
             break
-    else:  # then no constant critic is perfect
+    else:  # no constant value is exact
         return None
     slopes = []
     for value in (reward, reward - ASTRAY, reward + ASTRAY, reward + NEAR):
@@ -205,7 +205,7 @@ def _critic_is_wrong(subject: Subject) -> Finding | None:
 
 
 def _misses_the_reward(subject: Subject) -> Finding | None:
-    """A critic's target at the last token of a completion is the reward, whatever it said when the batch was drawn."""
+    """Return a finding if the target of values at a completion's last token is not its reward, whatever they were at the draw."""
     laboratory = subject.stand_in(spread=0.0, rewards=ZERO)
     if _drawn(subject, laboratory, {}) is None:
         return None
@@ -233,7 +233,7 @@ def _misses_the_reward(subject: Subject) -> Finding | None:
 
 
 def _said(subject: Subject, laboratory: Laboratory, value: float) -> Any:
-    """The batch of a draw in which the critic says one number everywhere."""
+    """Return the batch of a draw in which every value of the critic is this number."""
     with torch.no_grad():
         laboratory.policy.leaves["values"].fill_(value)
     laboratory.state.clear()
@@ -241,7 +241,7 @@ def _said(subject: Subject, laboratory: Laboratory, value: float) -> Any:
 
 
 def _critic_slope(subject: Subject, laboratory: Laboratory, batch: Any, value: float) -> Tensor:
-    """[all values] the gradient at the critic's values where it says one number everywhere; empty if it has none."""
+    """Return [all values] the gradient at the critic's values, when each is this number; empty if there is none."""
     leaf = laboratory.policy.leaves["values"]
     with torch.no_grad():
         leaf.fill_(value)
@@ -250,7 +250,7 @@ def _critic_slope(subject: Subject, laboratory: Laboratory, batch: Any, value: f
 
 
 def _last_places(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
-    """[N] where the critic's values at the last tokens of completions that ended by themselves are, in its leaf."""
+    """Return [N] the indices, in the critic's leaf, of the last tokens of completions that ended by themselves."""
     places = laboratory.policy.places["values"]
     found = []
     for part in parts_of(batch):
@@ -275,10 +275,10 @@ def _credit_broken(subject: Subject, part: Any, row: int, wrong: str) -> Finding
 
 
 def _drawn(subject: Subject, laboratory: Laboratory, errors: dict[Key, int]) -> Any:
-    """The part of a draw that has advantages [P, G, T], where the critic says 0 but 1 at the named token of a completion."""
+    """Return the part of a draw with advantages [P, G, T]; values are 0, or 1 at the tokens in `errors` (key -> token)."""
     laboratory.state.clear()
     if "values" not in laboratory.policy.leaves:
-        subject.draw(laboratory)  # now every completion has its values
+        subject.draw(laboratory)  # creates the values of every completion
         laboratory.state.clear()
     values, places = laboratory.policy.leaves.get("values"), laboratory.policy.places.get("values", {})
     if values is None:
@@ -318,7 +318,7 @@ def baseline(subject: Subject) -> Finding:
                 example=f"rewards {_listed(rewards[row])} -> advantages {_listed(before[row])}",
                 mend="an advantage is reward minus baseline: rewards - rewards.mean(dim=1, keepdim=True)",
             )
-    size = rewards.shape[1]  # a slope of 1 + 1 / size, of which 1 / size is left
+    size = rewards.shape[1]  # of a slope of 1 + 1 / size, 1 / size remains
     if size > 1 and shares and all(abs(share * (size + 1) - 1) < STRAIGHT for share in shares):
         return broken(
             f"rewards that are all higher by {BONUS:g} raise the advantages of every group of {size} by 1/{size} of that: the "
@@ -336,7 +336,7 @@ def baseline(subject: Subject) -> Finding:
 
 
 def _grows(subject: Subject) -> Finding | None:
-    """Where every step has the same rewards, advantages grow, by as much or the same factor, or stop on their way to 0."""
+    """Return a finding if advantages grow without end at equal rewards, or a running baseline stops before the mean reward."""
     for rewards, scaled in (({"equal_rewards": True}, False), ({}, True)):
         laboratory = subject.stand_in(spread=0.0, rewards=rewards)
         levels: list[float] = []
@@ -372,7 +372,7 @@ def _grows(subject: Subject) -> Finding | None:
 
 
 def _common_factor(steps: list[float]) -> float | None:
-    """By which each step is that many times the one before: exactly 1 where all are equal; None where there is none."""
+    """Return the factor between consecutive steps: exactly 1 if all are equal; None if it differs, or is not between 0 and 1."""
     if all(abs(step - steps[0]) <= EQUAL for step in steps):
         return 1.0
     factor = steps[1] / steps[0] if steps[0] else 0.0
@@ -381,7 +381,7 @@ def _common_factor(steps: list[float]) -> float | None:
 
 
 def _advantages(subject: Subject, bonus: float) -> tuple[Tensor, Tensor] | None:
-    """(rewards [P, G], advantages [P, G]) of a draw whose rewards are higher by `bonus`."""
+    """Return (rewards [P, G], advantages [P, G]) of a draw with rewards higher by `bonus`; None if it has no such tensors."""
     laboratory: Laboratory = subject.stand_in(spread=0.0, rewards={"bonus": bonus})
     batch: Any = subject.first_update(laboratory)
     found = getattr(batch, "advantages", None)
@@ -391,7 +391,7 @@ def _advantages(subject: Subject, bonus: float) -> tuple[Tensor, Tensor] | None:
 
 
 def _slope(rewards: Tensor, advantages: Tensor) -> float | None:
-    """Of the line through (reward, advantage); None where they lie on no line, or on a level one."""
+    """Return the slope of the line through all (reward, advantage); None if they are not on a line, or the slope is 0."""
     x, y = rewards - rewards.mean(), advantages - advantages.mean()
     if float(x.abs().max()) < STRAIGHT:
         return None

@@ -9,21 +9,21 @@ from rlx.check.subject import Subject, row_shown
 from rlx.check.variant import plain_fields, variants
 
 COSTS = {"penalty", "cost", "punishment"}
-# words for completions that did not end
+# words for completions that were truncated
 CUT_OFF = {"end", "eos", "truncated", "truncation", "overlong", "unfinished", "cutoff", "cut"}
-LEAST = 1e-12  # a slope below this is 0
+LEAST = 1e-12  # a smaller slope counts as 0
 
 
 def is_bonus(name: str) -> bool:
-    """Whether a hyperparameter is named after a bonus: so is the coefficient of an entropy, which PPO's codes add."""
+    """Whether a hyperparameter is named as a bonus, or as an entropy coefficient, which PPO implementations add."""
     words = set(name.rpartition(".")[2].split("_"))
     return "bonus" in words or bool(words & {"entropy", "ent"} and words & {"coef", "coeff"})
 
 
 def bonus_lowers(subject: Subject) -> Finding | None:
-    """More of a bonus on the entropy pushes the entropy down at every token, or more of a cost favours what it is a cost of.
+    """Return a finding if a bonus on the entropy lowers it at every token, or a cost favours the completions that it names.
 
-    A cost is named after lengths, or after completions that were cut off.
+    A cost is named after lengths or truncated completions.
     """
     values = dict(plain_fields(subject.algorithm))
     for name, value in values.items():
@@ -67,7 +67,7 @@ def bonus_lowers(subject: Subject) -> Finding | None:
 
 
 def _favours(subject: Subject, name: str, *, of_length: bool) -> Finding | None:
-    """With more of a cost, the longer, or unfinished, completions of every group have higher advantages than the others."""
+    """Return a finding if more of a cost raises the advantages of longer, or unfinished, completions in every group."""
     drawn = {}
     for algorithm in (subject.algorithm, *(other for _, other in variants(subject.algorithm, name))):
         twin = subject.with_algorithm(algorithm)

@@ -22,17 +22,17 @@ from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw
 from rlx.seeding import Stream
 
-DRAWS = 4  # in which what was sampled may come again
-MOST_UPDATES = 8  # of a draw
-MOVED = 1.0  # nats a token, by which the policy moves from one draw to the next
-FURTHER = 1.5  # times the policy's log-probabilities, where it has moved otherwise
-APART = 1e-3  # nats: no rounding
-ROUNDED = 1e-9  # relative: what a difference of two gradients is off by
+DRAWS = 4  # draws in which completions may be repeated
+MOST_UPDATES = 8  # updates of one draw that are made
+MOVED = 1.0  # nats a token by which the policy changes between draws
+FURTHER = 1.5  # factor of the policy's log-probabilities, for a second change
+APART = 1e-3  # nats, more than rounding
+ROUNDED = 1e-9  # relative rounding error of a difference of two gradients
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Witness(ScriptedSampler):
-    """A scripted sampler that remembers the completions it made."""
+    """A scripted sampler that stores the keys of the completions it made."""
 
     made: set[Key] = field(default_factory=set)
 
@@ -45,7 +45,7 @@ class _Witness(ScriptedSampler):
 
 
 def replayed(subject: Subject) -> Finding | None:
-    """Completions that come again are weighed by what the policy said of them when they were sampled."""
+    """Return a finding if repeated completions are not weighted by the log-probabilities with which they were sampled."""
     laboratory = subject.stand_in()
     if Need.REWARDS not in subject.needs or subject.task.interaction is not None:
         return None
@@ -59,7 +59,7 @@ def replayed(subject: Subject) -> Finding | None:
         batch = subject.draw(laboratory, step=step)
         if not laboratory.state:
             return None
-        known = {key: said for key, said in known.items() if key not in witness.made}  # what is sampled again is new
+        known = {key: said for key, said in known.items() if key not in witness.made}  # without those sampled again
         witness.made.clear()
         made: dict[Key, Tensor] = {}
         for part in parts_of(batch):
@@ -82,7 +82,7 @@ def replayed(subject: Subject) -> Finding | None:
 
 
 def updated_again(subject: Subject) -> Finding | None:
-    """A later update of a draw, on rows that an earlier one has learned from, weighs them by what was said at the draw."""
+    """Return a finding if later updates of a draw ignore sampling log-probabilities on rows of earlier updates."""
     if Need.REWARDS not in subject.needs or subject.task.interaction is not None or subject.goes_past or subject.warm_up:
         return None
     laboratory = subject.stand_in()
@@ -116,7 +116,7 @@ def updated_again(subject: Subject) -> Finding | None:
 
 
 def _redrawn(subject: Subject, laboratory: Laboratory, step: int, state: dict[str, Tensor]) -> Any:
-    """The draw of a step, from the state before it, of a policy that has moved further. Nothing is changed by it."""
+    """Return the draw of a step for a policy that has changed further, from the former state; the laboratory does not change."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     witness = laboratory.sampler
     assert isinstance(witness, _Witness)
@@ -140,17 +140,17 @@ def _said_anew(subject: Subject, part: Any, row: int, off: float, step: int) -> 
 def _weighed_as_new(
     subject: Subject, laboratory: Laboratory, batch: Any, known: dict[Key, Tensor], redrawn: Callable[[], Any]
 ) -> Finding | None:
-    """Old completions are pushed up and down, whatever the policy that sampled them said, and whatever it says now.
+    """Return a finding if repeated completions are learned regardless of the sampler's and the policy's log-probabilities.
 
-    A pull that acts on each token by itself does not make up for it. What is only imitated may be old; so may what a regression
-    of log-ratios is made of, whose slope moves with the policy.
-    redrawn: gives the same draw of a policy that has moved further, whose weights draw itself may have made.
+    A regulariser on single tokens does not compensate for it. Old completions may be imitated, or used in a regression on
+    log-ratios, whose slope changes with the policy.
+    redrawn: returns the same draw of a policy that has changed further, since draw itself may have computed weights.
     """
     if not known or not hasattr(batch, "sampling_logprobs"):
         return None
     try:
         gradient, _ = subject.gradient(laboratory, batch)
-    except Exception as error:  # updates may give what a draw lacks
+    except Exception as error:  # updates may add fields that a draw lacks
         subject.untried.append(f"completions of earlier draws: no loss of a whole draw ({type(error).__name__}: {error})")
         return None
     if not reads_logprobs(laboratory):
@@ -167,7 +167,7 @@ def _weighed_as_new(
         return of_tokens(subject.gradient(laboratory, each)[0])
 
     def taught() -> Tensor:
-        """What the signs of advantages decide; without advantages, everything."""
+        """Return the part of the slopes that depends on the signs of advantages; without advantages, all slopes."""
         here = slopes(batch)
         return here if against is None else here - slopes(against)
 
@@ -180,7 +180,7 @@ def _weighed_as_new(
         against = None
     learned, pushed = taught(), slopes(batch)
     if not all(bool(((way * learned > 0) & (way * pushed > 0)).any()) for way in (1, -1)):
-        return None  # nothing is pushed down, though what has a low advantage may be imitated less
+        return None  # no log-probability is lowered
     with at(leaf, FURTHER * leaf.detach()):
         batch = _as_said_now(laboratory, batch)
         against = batch.with_values(advantages=-advantages) if against is not None and advantages is not None else None
@@ -198,7 +198,7 @@ def _weighed_as_new(
 
 
 def _as_said_now(laboratory: Laboratory, batch: Any) -> Any:
-    """The batch as draw would make it of the policy as it is: what the policy said before its updates is what it says now."""
+    """Return the batch with proximal log-probabilities of the current policy, as draw would compute them."""
     if getattr(batch, "proximal_logprobs", None) is None:
         return batch
     now = laboratory.policy.token_logprobs(batch.sequences, temperature=batch.temperature)
@@ -208,7 +208,7 @@ def _as_said_now(laboratory: Laboratory, batch: Any) -> Any:
 def _acts_across_tokens(
     laboratory: Laboratory, batch: Any, slopes: Callable[[Any], Tensor], of_tokens: Callable[[Tensor], Tensor]
 ) -> bool:
-    """Whether another log-probability of the first token of every completion changes slopes at the tokens after it."""
+    """Whether a change of the first token's log-probability in every completion changes slopes at later tokens."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     firsts = torch.zeros(len(leaf), dtype=torch.bool)
     for key in keys_of(batch.sequences):
@@ -222,7 +222,7 @@ def _acts_across_tokens(
 
 
 def _draw_weighs(batch: Any, other: Any) -> bool:
-    """Whether a draw of a policy that has moved further has other weights or advantages for the same completions."""
+    """Whether the draw of a changed policy has other weights or advantages for the same completions."""
     if keys_of(other.sequences) != keys_of(batch.sequences):
         return False
     return any(

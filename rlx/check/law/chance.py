@@ -16,14 +16,14 @@ from rlx.check.place import streams_used, throws_dice
 from rlx.check.subject import Subject, row_shown
 from rlx.errors import is_users_file
 
-NEAR = 0.02  # of all rows, by which chances that have moved since the last draw move a choice
-MANY = 8  # draws that a task holds
+NEAR = 0.02  # largest distance of rows, as a share of all, that slightly changed probabilities of a choice explain
+MANY = 8  # least size of a task, in draws
 STEPS = (0, 1, 2)
-SALT = 0x5BD1E995  # by which a hash of another process may differ
+SALT = 0x5BD1E995  # changes hashes, as another process may
 
 
 def same_random_numbers(subject: Subject) -> Finding | None:
-    """The rows that a draw chooses at random come again in the next one, as the same random numbers choose them."""
+    """Return a finding if the rows that a draw chooses at random are the same ones in the next draw."""
     drawn: list[Any] = []
     used = []
     laboratory = subject.stand_in()
@@ -54,7 +54,7 @@ def same_random_numbers(subject: Subject) -> Finding | None:
 
 
 def same_values_by_place(subject: Subject) -> Finding | None:
-    """Numbers of rows that another seed changes are the same at each step, place by place, though other rows stand there."""
+    """Return a finding if random numbers of rows are the same at each step, place by place, though the rows differ."""
     drawn = [_numbers(subject, step) for step in STEPS]
     if len({tuple(rows) for rows, _ in drawn}) < len(STEPS):
         return None
@@ -78,7 +78,7 @@ def same_values_by_place(subject: Subject) -> Finding | None:
 
 
 def same_for_every_seed(subject: Subject) -> Finding | None:
-    """A draw that chooses at random chooses the same for every seed."""
+    """Return a finding if a draw that chooses at random chooses the same rows for every seed."""
     if not subject.reads_pairs or not throws_dice(lambda: subject.draw(subject.stand_in())):
         return None
     (rows, _), (later, _) = (_numbers(subject, step) for step in STEPS[:2])
@@ -93,7 +93,7 @@ def same_for_every_seed(subject: Subject) -> Finding | None:
 
 
 def same_in_every_process(subject: Subject) -> Finding | None:
-    """What draw makes does not change with the hash of a text, which is another number in each process."""
+    """Return a finding if a draw depends on the hash of a text, which differs between processes."""
     places: list[str] = []
     usual = builtins.hash
 
@@ -119,14 +119,14 @@ def same_in_every_process(subject: Subject) -> Finding | None:
 
 
 def _drawn(subject: Subject, step: int, seed: int) -> Any:
-    """A draw of another seed."""
+    """Return the draw of a step with another seed."""
     twin = replace(subject, seed=seed)
     twin.__dict__.update({name: value for name, value in vars(subject).items() if name not in vars(twin)})
     return twin.draw(twin.stand_in(), step=step)
 
 
 def _numbers(subject: Subject, step: int, seed: int | None = None) -> tuple[list[bytes], dict[str, Tensor]]:
-    """(the prompts of a draw in their order, its tensors that have a value, or values, for each row)."""
+    """Return (the prompts of a draw in their order, its tensors with one or more values for each row)."""
     batch = _drawn(subject, step, subject.seed if seed is None else seed)
     prompts = [prompt.tobytes() for part in parts_of(batch) for prompt in part.sequences.prompts]
     return prompts, {name: values for name, values in tensors_of(batch) if values.ndim and len(values) == len(prompts)}

@@ -55,7 +55,7 @@ def closed_forms(subject: Subject) -> Finding:
 
 
 def _squashed_twice(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
-    """A probability stands where a formula takes a logit: the result of a sigmoid, or a softmax, goes into another one."""
+    """Return a finding if the result of a sigmoid or softmax is passed to a function that takes logits."""
     probabilities: list[Tensor] = []
 
     def shows(name: str, args: tuple[Any, ...], result: Any) -> bool:
@@ -77,12 +77,12 @@ def _squashed_twice(subject: Subject, laboratory: Laboratory, batch: Any) -> Fin
 
 
 def _on_policy(laboratory: Laboratory) -> bool:
-    """Whether policy and sampler are asked at one temperature; nothing is known of that where the policy is the real one."""
+    """Whether policy and sampler use one temperature; True for the real policy, of which this is not known."""
     return len(getattr(laboratory.policy, "temperatures", ())) <= 1
 
 
 def _log_two(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """DPO at policy = reference: rlx's own, or what looks like it, of an algorithm that holds nothing but that loss."""
+    """Test the closed form of DPO at policy = reference, on rlx's own loss or a similar one that is the algorithm's only loss."""
     losses = [loss for _, loss in losses_of(subject.algorithm)]
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or len(losses) > 1:
         return None
@@ -94,7 +94,7 @@ def _log_two(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Ten
 
 
 def _smoothed(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
-    """A smoothed loss is log 2 at policy = reference whatever the smoothing is: its two weights add up to 1."""
+    """Return a finding if a smoothed loss is not log 2 at policy = reference: its two weights must add up to 1."""
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
         return None
     terms = list(subject.loss(laboratory, batch).terms.values())
@@ -125,10 +125,10 @@ def _smoothed(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding |
 
 
 def _asked(subject: Subject, laboratory: Laboratory, batch: Any) -> bool:
-    """Whether the loss that the algorithm holds is the one that it computes."""
+    """Whether compute_loss reads the loss that the algorithm holds."""
     seen: set[str] = set()
     twin = watched(subject.algorithm, seen)
-    seen.clear()  # of what its own checks looked at
+    seen.clear()  # forget what its own checks read
     twin.compute_loss(laboratory.policy, laboratory.reference, batch)
     return any(name.endswith("loss.beta") for name in seen)
 
@@ -154,7 +154,7 @@ def _log_two_of_dpo(subject: Subject, laboratory: Laboratory, batch: Any, gradie
 
 
 def _log_two_by_hand(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor, beta: float) -> Finding | None:
-    """A loss of one's own that is log 2 at policy = reference, as DPO is, with one slope for all tokens of a side: beta's?"""
+    """Test the slope of a user's loss that is log 2 at policy = reference, as DPO is; None if it cannot be judged."""
     terms = list(subject.loss(laboratory, batch).terms.values())
     if len(terms) != 1 or not reads_logprobs(laboratory) or terms[0].values.ndim != 1 or len(terms[0].values) != len(batch):
         return None
@@ -181,7 +181,7 @@ def _log_two_by_hand(subject: Subject, laboratory: Laboratory, batch: Any, gradi
 
 
 def _only_slope(rows: list[list[Tensor]], term: Any, side: int) -> float | None:
-    """The slope a pair at every token of one side, if it is the same at all."""
+    """Return the slope a pair at the tokens of one side; None if it differs between tokens."""
     weighed = zip(rows, term.weights.double().tolist(), strict=True)
     slopes = torch.cat([torch.zeros(0), *(row[side].detach() / weight for row, weight in weighed if weight)])
     if not len(slopes) or float(slopes.max() - slopes.min()) > 1e-9:
@@ -190,14 +190,14 @@ def _only_slope(rows: list[list[Tensor]], term: Any, side: int) -> float | None:
 
 
 def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """The slopes of the two sides of a pair stand to each other as 1 (sums) or as the inverse of their lengths (means).
+    """Return a finding if the slopes of a pair's sides are in a ratio other than 1 (sums) or the inverse of lengths (means).
 
-    What is learned of chosen completions beside that, a likelihood, is no mean that is divided by its length again.
+    A likelihood of chosen completions beside the margin must not divide a mean by its length again.
     """
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or not reads_logprobs(laboratory):
         return None
     losses = [loss for _, loss in losses_of(subject.algorithm)]
-    if losses and not any(loss.needs_reference for loss in losses):  # where margins are 0 of sums, not where all is as it comes
+    if losses and not any(loss.needs_reference for loss in losses):  # at sums whose margin is 0
         leaf = laboratory.policy.leaves["token_logprobs"]
         sums = torch.zeros_like(leaf)
         for group in completion_gradients(laboratory, batch, torch.arange(len(leaf))):

@@ -16,22 +16,22 @@ from rlx.check.subject import Subject
 from rlx.optimizer.step import Gradients
 
 RATE = 1e-3
-COSINE = 0.5  # of the angle between two gradients that agree; those which conflict have its negative
-LENGTHS = ((1.0, 0.4), (0.5, 1.25))  # of both gradients
-SMALLER = 0.1  # times as long both are, where lengths shall not matter
-SAME = 1e-3  # difference of two coefficients that are the same
-MOST_PAIRS = 3  # of terms
+COSINE = 0.5  # of the angle between two gradients that agree; conflicting ones have -COSINE
+LENGTHS = ((1.0, 0.4), (0.5, 1.25))  # lengths of the two gradients
+SMALLER = 0.1  # factor of both lengths, which must have no effect
+SAME = 1e-3  # largest difference of coefficients that count as equal
+MOST_PAIRS = 3  # pairs of terms that are tried
 
 
 @dataclass(frozen=True)
 class _Mixed:
-    """An update that is a sum of two gradients, each times a coefficient; shorter: the place of the shorter one."""
+    """An update that is a sum of two gradients, each times its coefficient; shorter: the index of the shorter gradient."""
 
     coefficients: tuple[float, float]
     shorter: int
 
     def cosine_with_shorter(self, lengths: tuple[float, float], cosine: float) -> float:
-        """Of the update; cosine: of the angle between both gradients."""
+        """Return the cosine of the update with the shorter gradient. cosine: of the angle between the two gradients."""
         (one, other), (a, b) = self.coefficients, lengths
         mine, rest = (one, other) if self.shorter == 0 else (other, one)
         short, long = (a, b) if self.shorter == 0 else (b, a)
@@ -40,10 +40,10 @@ class _Mixed:
 
 
 def conflict(subject: Subject) -> Finding | None:
-    """Two gradients that conflict, of two terms: neither is gone against, nor is it left worse off than in their sum.
+    """Return a finding if an update increases a conflict between the gradients of two terms.
 
-    What is no sum of both with a coefficient for each (signs, entries) is not judged; nor is it which of the two has the lead,
-    nor how long the whole is.
+    It does so if it moves against one of them, or less along the shorter one than their sum does. An update that is not a
+    weighted sum of both (of signs, say) is not judged, nor are which of the two dominates and the length of the update.
     """
     laboratory = subject.stand_in()
     names = list(subject.loss(laboratory, subject.first_update(laboratory)).terms)
@@ -117,12 +117,12 @@ def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _constant(found: Sequence[_Mixed]) -> tuple[float, float] | None:
-    """The coefficients, if they do not depend on which gradient is the shorter one."""
+    """Return the coefficients if they do not depend on which gradient is the shorter one, else None."""
     return found[0].coefficients if _alike(found[0].coefficients, found[1].coefficients) else None
 
 
 def mixes_otherwise(one: Subject, other: Subject) -> bool:
-    """Whether two algorithms make another update of the gradients of two terms that conflict."""
+    """Whether two algorithms make different updates from conflicting gradients of two terms."""
     laboratory = one.stand_in()
     names = list(one.loss(laboratory, one.first_update(laboratory)).terms)
     for terms in islice(combinations(names, 2), MOST_PAIRS):
@@ -136,7 +136,7 @@ def mixes_otherwise(one: Subject, other: Subject) -> bool:
 def _planting(
     terms: Sequence[str], lengths: tuple[float, float], cosine: float, basis: list[Tensor]
 ) -> Callable[[Sequence[Tensor]], Mapping[str, Gradients]]:
-    """What gives two terms gradients of these lengths at this angle; basis: where their plane is put down."""
+    """Return a function that gives two terms gradients of these lengths at this angle; their plane's basis goes to `basis`."""
 
     def planted(parameters: Sequence[Tensor]) -> Mapping[str, Gradients]:
         rng = torch.Generator().manual_seed(0)
@@ -157,7 +157,7 @@ def _planting(
 
 
 def _mixed(subject: Subject, terms: tuple[str, str], lengths: tuple[float, float], cosine: float) -> _Mixed | None:
-    """What an update makes of two gradients of these lengths at this angle; None where it is no sum of both."""
+    """Return the update made from two gradients of these lengths at this angle; None if it is not a weighted sum of them."""
     basis: list[Tensor] = []
     moved = moved_by(subject, RATE, planted=_planting(terms, lengths, cosine, basis))[0] / -RATE
     across = float(moved @ basis[1]) / (1 - cosine**2) ** 0.5

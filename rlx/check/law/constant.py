@@ -12,14 +12,14 @@ from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
 
-MOVES = (0.3, -0.2)  # nats a token, by which the policy likes one side of all rows better, and less
-SAME = 1e-12  # relative: a value that has not moved
-FELT = 1e-6  # relative to the largest slope
+MOVES = (0.3, -0.2)  # nats a token by which the policy's log-probabilities of one side of all rows change
+SAME = 1e-12  # relative change of a value that counts as none
+FELT = 1e-6  # least slope of a row with a gradient, relative to the largest
 LEAST = 2  # rows
 
 
 def never_moves(subject: Subject) -> Finding | None:
-    """Rows whose loss stays what it is wherever the policy goes, though it has a slope: a log-ratio to itself."""
+    """Return a finding if the loss of rows is the same for every policy though it has a gradient (a log-ratio to itself, say)."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     parts = parts_of(batch)
@@ -59,7 +59,7 @@ def never_moves(subject: Subject) -> Finding | None:
 
 
 def _values(subject: Subject, laboratory: Laboratory, batch: Any) -> Tensor | None:
-    """[B] the loss of each row, without its weight; None where a term has no row of its own for each."""
+    """Return [B] the loss of each row, without its weight; None if a term has no value for each row."""
     total = torch.zeros(len(batch), dtype=torch.float64)
     with torch.no_grad():
         for term in subject.loss(laboratory, batch).terms.values():

@@ -22,14 +22,14 @@ from rlx.rollout.sampler import Draw
 from rlx.task.base import Earned, Graded, Prompt, Task
 
 _CLOSE = 1e-5  # relative to the largest advantage
-LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
-MORE = 5  # tokens that the environment says more, each time it speaks
-LESS = 1e-3  # of what a token teaches: no rounding
+LOGPROB = -0.7  # of every token under policy, reference and sampler
+MORE = 5  # tokens added to each message of the environment
+LESS = 1e-3  # relative decrease of a gradient, more than rounding
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Witness(ScriptedSampler):
-    """A scripted sampler that remembers what it sampled after which tokens."""
+    """A scripted sampler that stores which completions it sampled after which tokens."""
 
     sampled: dict[bytes, list[Tokens]] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class _Witness(ScriptedSampler):
         return made
 
     def own(self, prompt: Tokens, completion: Tokens) -> np.ndarray:
-        """bool [T], which tokens of a completion were sampled; those of others lie between two turns."""
+        """Return bool [T] which tokens of a completion were sampled; the others are the environment's."""
         found, place = np.zeros(len(completion), dtype=bool), 0
         while place < len(completion):
             history = np.concatenate([prompt, completion[:place]]).astype(np.int64).tobytes()
@@ -91,7 +91,7 @@ def context(subject: Subject) -> Finding:
 
 
 def _counts_in_lengths(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
-    """A token weighs 1 / the length of its conversation, in which the words of the environment count."""
+    """Return a finding if tokens are weighted by 1 / the length of a conversation that includes the environment's tokens."""
     for part in parts_of(batch):
         mask = part.sequences.completion_mask.flatten(0, 1)
         own = mask.sum(dim=-1)
@@ -120,7 +120,7 @@ def _counts_in_lengths(subject: Subject, laboratory: Laboratory, batch: Any) -> 
 
 
 def _counts_in_the_loss(subject: Subject) -> Finding | None:
-    """Where the environment says more, and all else stays, what the policy wrote teaches less: it was divided by both."""
+    """Return a finding if longer messages of the environment reduce the gradient at the policy's own tokens."""
     laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody")
     batch = subject.first_update(laboratory)
     parts = parts_of(batch)
@@ -145,7 +145,7 @@ def _counts_in_the_loss(subject: Subject) -> Finding | None:
                 continue
             share = float((before * after).sum() / before.square().sum())
             if float((after - share * before).abs().max()) > _CLOSE * float(before.abs().max()):
-                return None  # more than a length: what a token teaches depends on its place, say
+                return None  # it depends on more than a length: on places, say
             shares[row, column] = share
     (row, column), least = min(shares.items(), key=lambda item: item[1], default=((0, 0), 1.0))
     if not 0 <= least < 1 - LESS or max(shares.values()) > 1 + _CLOSE:
@@ -164,7 +164,7 @@ def _counts_in_the_loss(subject: Subject) -> Finding | None:
 
 
 def _differ(values: Tensor) -> bool:
-    """Whether positive numbers are not all the same."""
+    """Whether these positive numbers differ."""
     return bool(len(values)) and float(values.max()) > (1 + _CLOSE) * float(values.min())
 
 
@@ -211,19 +211,19 @@ def turns(subject: Subject) -> Finding:
 
 
 def _moved(advantages: Tensor, numbers: Tensor) -> Tensor:
-    """bool [P, G, T], advantages that differ from what most tokens of later turns have, to which no reward is still to come."""
+    """Return bool [P, G, T] where advantages differ from the median of later turns, which no reward follows."""
     later = advantages[numbers > 0]
     level = float(later.median()) if len(later) else 0.0
     return (advantages - level).abs() > _CLOSE * max(1.0, float(advantages.abs().max()))
 
 
 def _drawn(subject: Subject, laboratory: Laboratory, paid: tuple[str, int] | None) -> Any:
-    """The part of a draw with advantages of tokens, all rewards 0 but 1 for one turn of the conversation of a text."""
+    """Return the part of a draw with advantages of tokens; rewards are 0, but 1 for the turn `paid`: (text, its number)."""
     laboratory.state.clear()
     task, laboratory.task = laboratory.task, with_turn_reward(laboratory.task, paid)
     try:
         if "values" not in laboratory.policy.leaves:
-            subject.draw(laboratory)  # now every completion has its values
+            subject.draw(laboratory)  # creates the values of every completion
             laboratory.state.clear()
         values = laboratory.policy.leaves.get("values")
         if values is not None:
@@ -240,7 +240,7 @@ def _drawn(subject: Subject, laboratory: Laboratory, paid: tuple[str, int] | Non
 
 
 def with_turn_reward(task: Task, paid: tuple[str, int] | None) -> Task:
-    """The task with rewards of 0, but 1 for a turn, given by its number, of the conversations of a text. paid: (text, number)."""
+    """Return the task with rewards of 0, but 1 for one turn of a text's conversations. paid: (text, number of the turn)."""
     twin = copy.copy(task)
 
     def grade_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Graded]:

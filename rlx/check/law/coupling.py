@@ -13,20 +13,20 @@ from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
 from rlx.data.preferences import PairBatch
 
-DRIFTS = (0.5, -0.5)  # nats a token by which the policy likes its completions better than the reference does
-SAME = 1e-9  # relative difference of two slopes that are the same
-WRONG = (1.0, -1.0)  # the sign of a slope that makes chosen completions less likely, and rejected ones likelier
-FELT = 1e-6  # relative: more than rounding
-LEAST = 5  # values that are measured from one or two of them
+DRIFTS = (0.5, -0.5)  # nats a token by which the policy's log-probabilities exceed the reference's
+SAME = 1e-9  # relative difference of slopes that count as equal
+WRONG = (1.0, -1.0)  # signs of the slopes that lower chosen completions and raise rejected ones
+FELT = 1e-6  # relative, more than rounding
+LEAST = 5  # least number of values, of which one or two may be the reference level
 MOST_PIVOTS = 2
 
 
 def level_is_live(subject: Subject) -> Finding | None:
-    """The mean of all log-ratios is what each one is measured from, and carries a gradient: each completion pushes the others.
+    """Return a finding if values are relative to a batch mean of log-ratios whose gradient is not stopped.
 
-    Its signs: a value does not change when all log-probabilities rise together, though it does when its own do; all others move
-    it by the same amount; and what the level does to the loss does not cancel, as it would in a variance, and pushes chosen
-    completions down or rejected ones up.
+    Its signs are: a value stays constant when all log-probabilities rise together, but not when only its own do; all others
+    change it by the same amount; and the effect of the mean on the loss does not cancel, as in a variance, but lowers chosen or
+    raises rejected completions.
     """
     if not subject.algorithm.couples_rows or subject.goes_past:
         return None
@@ -37,8 +37,8 @@ def level_is_live(subject: Subject) -> Finding | None:
         if len(parts) != 1 or len(batch) < 3 or not isinstance(laboratory.policy, StandInPolicy):
             return None
         if not isinstance(parts[0], PairBatch):
-            return None  # a regression on rewards may centre both sides: what a live mean adds there centres the rewards
-        subject.loss(laboratory, batch)  # now every completion has its leaves
+            return None  # a regression may centre rewards and log-ratios, which is the same as centring only the rewards
+        subject.loss(laboratory, batch)  # creates the leaves of every completion
         leaf = laboratory.policy.leaves.get("token_logprobs")
         if leaf is None:
             return None
@@ -51,7 +51,7 @@ def level_is_live(subject: Subject) -> Finding | None:
                 torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
                 for value in values
             ]
-            for average in (True, False):  # a completion counts by the sum of its tokens, or by their mean
+            for average in (True, False):  # log-probability of a completion: sum over its tokens, or mean
                 table = torch.stack([_of_completions(laboratory, parts[0], slope, average=average) for slope in slopes])
                 rows = len(values) == shape[0]
                 level = _level(table, weights, rows=rows)
@@ -79,20 +79,20 @@ def level_is_live(subject: Subject) -> Finding | None:
 
 
 def _of_completions(laboratory: Laboratory, part: Any, slope: Tensor, *, average: bool) -> Tensor:
-    """[P, G] the slope along the log-probability of each completion, as a sum over its tokens (average) or as their mean."""
+    """Return [P, G] the slope along each completion's log-probability, a sum over its tokens (average) or their mean."""
     rows = completion_gradients(laboratory, part, slope)
     return torch.stack([torch.stack([each.sum() / (max(1, len(each)) if average else 1) for each in group]) for group in rows])
 
 
 def _level(table: Tensor, weights: Tensor, *, rows: bool) -> float | None:
-    """What a live level adds to the slope of each completion, relative to the largest slope; None where there is none.
+    """Return what a live mean adds to each completion's slope, relative to the largest slope; None if there is no live mean.
 
-    table: [values, P, G], the slopes of each value. rows: is there one value a row, or one a completion?
+    table: [values, P, G], the slopes of each value. rows: whether there is one value a row, or one a completion.
     """
     size = table.shape[2]
     sides = range(size) if rows else [slice(None)]
     added = torch.zeros(len(sides), dtype=table.dtype)
-    measured = torch.zeros(len(sides), dtype=torch.bool)  # sides whose own completion moves a value by more than the level does
+    measured = torch.zeros(len(sides), dtype=torch.bool)  # sides whose own completion changes its value beyond the mean
     is_moved = False
     for number, (slopes, weight) in enumerate(zip(table, weights, strict=True)):
         scale = float(slopes.abs().max())
@@ -108,17 +108,18 @@ def _level(table: Tensor, weights: Tensor, *, rows: bool) -> float | None:
         added = added + weight * level
     largest = float((weights[:, None, None] * table).sum(dim=0).abs().max())
     live = added.abs() > FELT * largest
-    if rows and size == len(WRONG):  # a pair's side that all others push as it shall go is held against the other side
+    if rows and size == len(WRONG):  # a push in the right direction is part of the margin
         live &= added * added.new_tensor(WRONG) > 0
     if not is_moved or not bool(live.any()) or not bool(measured[live].all()):
-        return None  # a mean of one side alone, with all its gradient, is what the other side is held against
+        return None  # a live mean of one side may be the margin's other side
     return float(added.abs().max()) / largest
 
 
 def _pivot(table: Tensor, weights: Tensor) -> tuple[int, float] | None:
-    """(a row that the values of all other rows drive the wrong way, by how much relative to the largest slope), if there is one.
+    """Return (a row that all other rows push in the wrong direction, by how much relative to the largest slope), or None.
 
-    It is one of at most two that others look at, and the others learn by rows of their own. table: [values, P, 2], a value a row.
+    At most two rows affect the values of others, and those others have gradients of their own. table: [values, P, 2], a value a
+    row.
     """
     count = len(table)
     if table.shape[1:] != (count, len(WRONG)) or count < LEAST:

@@ -19,21 +19,21 @@ from rlx.policy.base import Policy
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw
 
-LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] tokens of made-up completions
-PAID = 3  # the place of the token that is rewarded, with tokens before and after it
-PLACES = (1, PAID, 5)  # as far from each other
+LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] lengths of synthetic completions, in tokens
+PAID = 3  # index of the rewarded token, with tokens before and after it
+PLACES = (1, PAID, 5)  # indices with equal distances
 RETURNS_MEND = "returns are summed from the end: rewards.flip(-1).cumsum(-1).flip(-1), discounted_returns(...)"
 DISCOUNT_MEND = "a discount is a power of the distance to the reward, gamma ** (s - t), not of the place in the completion"
 EQUAL = 1e-9
 CLOSE = 1e-5  # relative to the largest advantage
-MOST_PROMPTS = 3  # whose greedy completions are tried
-ENOUGH = 3  # completions that say whether a place is ever learned
-MEAN = 0.6  # of a greedy reward is more than its share in a mean over two prompts or more
+MOST_PROMPTS = 3  # prompts whose greedy completions are tried
+ENOUGH = 3  # completions that show whether a token is ever learned
+MEAN = 0.6  # more than the share of one greedy reward in a mean over two or more prompts
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Greedy(ScriptedSampler):
-    """A scripted sampler that remembers which prompts it answered greedily."""
+    """A scripted sampler that stores the prompts of greedy draws."""
 
     asked: dict[bytes, None] = field(default_factory=dict)
 
@@ -44,7 +44,7 @@ class _Greedy(ScriptedSampler):
 
 
 def of_greedy(subject: Subject) -> Finding | None:
-    """The greedy completion of a prompt is the baseline of the rows of another one."""
+    """Return a finding if the greedy completion of one prompt is the baseline of another prompt's rows."""
     laboratory = subject.stand_in(spread=0.0)
     given = {item.name: getattr(laboratory.sampler, item.name) for item in fields(laboratory.sampler)}
     witness = laboratory.sampler = _Greedy(**given)
@@ -56,7 +56,7 @@ def of_greedy(subject: Subject) -> Finding | None:
     prompts = [prompt.tobytes() for prompt in batch.sequences.prompts]
     for asked in [prompt for prompt in witness.asked if prompt in texts and {prompt} != set(prompts)][:MOST_PROMPTS]:
         other = subject.draw(subject.stand_in(spread=0.0, rewards={"favoured": texts[asked]}))
-        if keys_of(other.sequences) != keys_of(batch.sequences):  # rewards decide which groups are learned
+        if keys_of(other.sequences) != keys_of(batch.sequences):  # rewards select the groups of a batch
             continue
         by = (other.advantages - usual).flatten(1).amax(dim=1)
         rows = [row for row, prompt in enumerate(prompts) if prompt != asked and float(by[row]) < -MEAN]
@@ -74,7 +74,7 @@ def of_greedy(subject: Subject) -> Finding | None:
 
 
 def of_rewards(subject: Subject) -> Finding:
-    """A reward teaches the tokens before it, and those nearer to it no less than those further away."""
+    """Test that a reward changes the advantages of tokens before it, and those of nearer tokens by at least as much."""
     found = [getattr(subject.algorithm, item.name) for item in fields(subject.algorithm)]
     advantage = next((each for each in found if isinstance(each, TokenAdvantage) and not each.requires), None)
     if advantage is None:
@@ -119,7 +119,7 @@ def of_rewards(subject: Subject) -> Finding:
 
 
 def last_alone(subject: Subject, zero: Mapping[str, Any]) -> Finding | None:
-    """Without a critic: the reward of a completion moves the advantage of its last token and of none before.
+    """Return a finding if, without a critic, a reward changes only the advantage of the completion's last token.
 
     zero: the settings of `stand_in_task` with which every reward is 0.
     """
@@ -145,7 +145,7 @@ def last_alone(subject: Subject, zero: Mapping[str, Any]) -> Finding | None:
 
 
 def with_tokens(batch: Any) -> Any:
-    """The part of a batch that has advantages [P, G, T]; None if there is none."""
+    """Return the part of a batch that has advantages [P, G, T]; None if there is none."""
     for part in parts_of(batch):
         advantages = getattr(part, "advantages", None)
         if isinstance(advantages, Tensor) and advantages.shape == part.sequences.completion_mask.shape:
@@ -154,10 +154,10 @@ def with_tokens(batch: Any) -> Any:
 
 
 def never_learned(subject: Subject, laboratory: Laboratory, batch: Any, slope: Tensor) -> Finding | None:
-    """A critic that is wrong everywhere learns at all tokens of completions but the first, or but the last.
+    """Return a finding if wrong values are corrected at all tokens of completions but the first, or but the last.
 
-    One that is read at a single place, as a baseline of the prompt alone, may learn there alone. slope: [all values] the gradient
-    at the critic's values.
+    Values that are used at a single token, as a baseline of the prompt is, may be learned only there. slope: [all values] the
+    gradient at the critic's values.
     """
     places = laboratory.policy.places["values"]
     found = [places[key] for part in parts_of(batch) for key in keys_of(part.sequences) if key in places]
@@ -176,7 +176,7 @@ def never_learned(subject: Subject, laboratory: Laboratory, batch: Any, slope: T
 
 
 def misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | None = None) -> str | None:
-    """What is wrong with advantages that one error of the critic, or one reward, at a token of a row has moved."""
+    """Return what is wrong in advantages that one wrong value, or one reward, at a token has changed; None if nothing is."""
     what = what or f"an error of the critic at token {place + 1} of a completion"
     inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
     others = inside.clone()
@@ -194,7 +194,7 @@ def misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | No
     if bool((moved & others).any()):
         return f"{what} moves the advantages of other completions"
     mine = advantages[row, 0][inside[row, 0]]
-    of_the_prompt = text is None and not place and float((mine - mine[0]).abs().max()) <= scale  # its baseline, of all tokens
+    of_the_prompt = text is None and not place and float((mine - mine[0]).abs().max()) <= scale  # a baseline of all tokens
     if not of_the_prompt and bool(moved[row, 0, place + 1 :][inside[row, 0, place + 1 :]].any()):
         return f"{what} moves the advantages of later tokens"
     if not bool(moved[row, 0, place]):
@@ -211,9 +211,9 @@ def misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | No
 
 
 def moves_earlier(part: Any, row: int, last: int) -> bool:
-    """Whether the advantages of the tokens before the last of a row's completion differ from those where nothing happened.
+    """Whether the advantages before a completion's last token differ from the median of the other rows.
 
-    part: of a draw in which every reward and value is 0, but for one at that last token, or for the reward of the completion.
+    part: of a draw whose rewards and values are 0, except for the value at that last token or the completion's reward.
     """
     inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
     mine = advantages[row, 0, :last].clone()
@@ -223,9 +223,9 @@ def moves_earlier(part: Any, row: int, last: int) -> bool:
 
 
 def _effect(advantage: TokenAdvantage, place: int = PAID) -> Tensor | None:
-    """[T] by how much a reward at a place of the first completion moves its advantages, beyond what it does to all (whitening).
+    """Return [T] the change of a completion's advantages by a reward at one token, without the change of all (whitening).
 
-    None where those of other prompts are moved by more than a level and a scale.
+    Return None if advantages of other prompts change by more than a common offset and scale.
     """
     lengths = torch.tensor(LENGTHS)
     mask = torch.arange(int(lengths.max())) < lengths[..., None]

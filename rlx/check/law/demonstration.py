@@ -13,14 +13,14 @@ from rlx.check.finding import Finding, broken
 from rlx.check.place import first_result
 from rlx.check.subject import Subject, row_shown
 
-FLAT = 1e-6  # slopes nearer to 0 are 0
-FEW_ROWS = slice(0, 4)  # of a batch, where the real model runs
+FLAT = 1e-6  # a smaller slope counts as 0
+FEW_ROWS = slice(0, 4)  # rows of a batch for the real model
 SOFTMAX = {"softmax", "log_softmax", "cross_entropy"}
-SUM_TO_ONE = 1e-4  # within which numbers add up to 1
+SUM_TO_ONE = 1e-4  # tolerance of a sum of probabilities
 
 
 def of_logits(subject: Subject) -> Finding | None:
-    """Of a loss that reads logits: they are made probabilities once, and each demonstrated token's own logit is raised."""
+    """Return a finding if a loss that reads logits takes their softmax twice, or lowers the logits of demonstrated tokens."""
     laboratory = subject.real(moved=True)
     batch = subject.first_update(laboratory)[FEW_ROWS]
     if place := first_result(lambda: subject.loss(laboratory, batch), _is_softmax_of_probabilities):
@@ -39,7 +39,7 @@ def of_logits(subject: Subject) -> Finding | None:
     unsure: list[Tensor] = []
 
     def replaced(_: Any, __: Any, logits: Tensor) -> Tensor:
-        """In place of what the model predicts, near to nothing of any token: one that is certain may be lowered."""
+        """Return random logits in place of the model's: if a token is certain, its logit may rightly be lowered."""
         drawn = torch.randn(logits.shape, generator=torch.Generator().manual_seed(len(unsure)), dtype=logits.dtype)
         unsure.append(drawn.to(logits.device).requires_grad_(logits.requires_grad))
         return unsure[-1]
@@ -75,7 +75,7 @@ def _is_softmax_of_probabilities(name: str, args: tuple[Any, ...], _: Any) -> bo
 
 
 def demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
-    """Of supervised learning: the slope of the loss along all tokens of what is to be imitated is below 0."""
+    """Test that, in supervised learning, the loss falls when the demonstrated completions become more likely."""
     each = [float(slope.sum()) for slope in slopes]
     if sum(each) < 0:
         return f"{sum(each):.1e}"
@@ -89,7 +89,7 @@ def demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding |
 
 
 def imitated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
-    """Supervised learning from pairs: rejected completions are not made likelier one and all, as chosen ones are."""
+    """Test that, in supervised learning from pairs, not all rejected completions become more likely, as chosen ones do."""
     raised = [row for row, slope in enumerate(slopes) if float(slope[1]) < -FLAT and float(slope[0]) < -FLAT]
     if len(raised) < len(slopes) or not raised:
         return f"{sum(float(slope[0]) for slope in slopes):.1e}"

@@ -21,9 +21,9 @@ STEP, TOLERANCE = 1e-6, 1e-5
 
 
 class HeldConstants(TorchFunctionMode):
-    """Keeps what stop_gradient, detach and torch.no_grad make in one call of a function, and gives it back in later calls.
+    """Stores the results of stop_gradient, detach and torch.no_grad in one call of a function, and returns them in later calls.
 
-    undeclared: index of each that detach made without stop_gradient -> the line of the user's file.
+    undeclared: index of each result of detach outside stop_gradient -> the line of the user's file.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class HeldConstants(TorchFunctionMode):
         return kept if kept.shape == result.shape else result
 
     def replay(self) -> HeldConstants:
-        """From now on, and from the first, what was kept is given back."""
+        """Return the stored results from now on, from the first one."""
         self.position, self.replaying = 0, True
         return self
 
@@ -82,7 +82,7 @@ def finite_differences(subject: Subject) -> Finding:
                 expected, largest = float((gradient * direction).sum()), float(gradient.abs().max())
                 slope = _slope(subject, laboratory, batch, held, leaf, direction)
                 off = abs(slope - expected) / max(1e-3, abs(expected), largest)
-                if off > TOLERANCE:  # a constant that values are compared with (the worst half of them) moves with them
+                if off > TOLERANCE:  # a threshold (of the worst half of values, say) moves with the values
                     live = _slope(subject, laboratory, batch, None, leaf, direction)
                     off = min(off, abs(live - expected) / max(1e-3, abs(expected), largest))
                 worst = max(worst, off)
@@ -104,7 +104,7 @@ def _cast(subject: Subject, laboratory: Laboratory, batch: Any, name: str, found
 def _slope(
     subject: Subject, laboratory: Laboratory, batch: Any, held: HeldConstants | None, leaf: Tensor, direction: Tensor
 ) -> float:
-    """Of the loss along a direction, with the constants of a call held fixed, or with none."""
+    """Return the slope of the loss along a direction. held: constants to hold fixed; None: none."""
     ends = []
     for sign in (STEP, -STEP):
         with at(leaf, leaf.detach() + sign * direction), nullcontext() if held is None else held.replay():

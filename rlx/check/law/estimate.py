@@ -14,15 +14,15 @@ from rlx.check.finding import Finding, broken
 from rlx.check.subject import Subject
 from rlx.check.variant import plain_fields, variants
 
-WORLDS = (((0.3, 0.7), (0.1, 0.9)), ((0.6, 0.4), (0.2, 0.8)))  # of two tokens: the policy's probabilities, the reference's
+WORLDS = (((0.3, 0.7), (0.1, 0.9)), ((0.6, 0.4), (0.2, 0.8)))  # probabilities of two tokens under the policy, under the reference
 CLOSE = 1e-5
-FLAT = 1e-6  # by which the values of tokens differ that have the same probabilities
+FLAT = 1e-6  # largest difference between the values of tokens with equal probabilities
 
 
 def ratio_upside_down(subject: Subject) -> Finding | None:
-    """An estimate of a KL is not one whose ratio is the wrong way up: policy and reference exchanged, its mean is the KL.
+    """Return a finding if an estimate of a KL has the inverse ratio: its mean is the KL of exchanged policy and reference.
 
-    Two tokens are enumerated. What is biased either way (a square of the log-ratio, say) is not judged.
+    Two tokens are enumerated. An estimate that is biased in both directions (a square of the log-ratio, say) is not judged.
     """
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
@@ -52,7 +52,7 @@ def ratio_upside_down(subject: Subject) -> Finding | None:
 
 
 def _expected(subject: Subject, ours: tuple[float, ...], theirs: tuple[float, ...], *, turned: bool) -> dict[str, float]:
-    """Estimate -> its mean over the tokens that the policy samples. turned: policy and reference are exchanged within it."""
+    """Return estimate -> its mean over the policy's samples. turned: whether it exchanges policy and reference."""
     total: dict[str, float] = {}
     for p, q in zip(ours, theirs, strict=True):
         values = _values(subject, *((q, p) if turned else (p, q)))
@@ -63,9 +63,9 @@ def _expected(subject: Subject, ours: tuple[float, ...], theirs: tuple[float, ..
 
 
 def _values(subject: Subject, p: float, q: float) -> dict[str, float]:
-    """Estimate -> its value at a token that the policy samples with chance p and the reference with q.
+    """Return estimate -> its value at a token with probability p under the policy and q under the reference.
 
-    An estimate is a term called kl, or what the weight of a KL multiplies in the loss.
+    An estimate is a term called kl, or the quantity in the loss that the weight of a KL multiplies.
     """
     temperature = subject.sampler.temperature or 1.0
     laboratory = subject.stand_in(constant=temperature * math.log(q), constant_of="everybody")
@@ -95,7 +95,7 @@ def _values(subject: Subject, p: float, q: float) -> dict[str, float]:
 
 
 def _learned(term: Term) -> Tensor:
-    """float64 [N] the values that have a weight."""
+    """Return float64 [N] the values with a non-zero weight."""
     return term.values.detach().double()[term.weights.expand_as(term.values) != 0]
 
 

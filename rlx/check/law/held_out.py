@@ -13,7 +13,7 @@ HELD_OUT = ("held_out_prompts", "held_out_pairs")
 
 
 def reads_held_out(subject: Subject) -> Finding | None:
-    """What a draw makes does not change with the prompts, or pairs, that the task holds out."""
+    """Return a finding if a draw changes with the prompts, or pairs, that the task holds out."""
     asked: list[str] = []
     drawn = [_tensors(subject, _with_held_out(subject.stand_in(), asked, first=first)) for first in (None, 1)]
     if not asked or drawn[0] == drawn[1]:
@@ -26,12 +26,12 @@ def reads_held_out(subject: Subject) -> Finding | None:
 
 
 def _tensors(subject: Subject, laboratory: Laboratory) -> str:
-    """Text that is equal for draws whose tensors are."""
+    """Return text that is equal for draws with equal tensors."""
     return signature([(name, values) for name, values in tensors_of(subject.draw(laboratory))])
 
 
 def _with_held_out(laboratory: Laboratory, asked: list[str], *, first: int | None) -> Laboratory:
-    """The laboratory, with a task that notes what is asked of it and holds out no more than its first ones."""
+    """Return the laboratory with a task that records reads of held-out rows in `asked` and holds out only the `first` ones."""
 
     def noting(name: str, given: Any) -> Any:
         def few() -> Any:

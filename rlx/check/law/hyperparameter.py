@@ -27,16 +27,16 @@ from rlx.check.subject import Subject, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, together, variants, watched
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
 
-LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
-OFTEN = tuple(range(2, 14))  # and more steps, in which something rare may happen
+LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # steps at which a schedule may have begun
+OFTEN = tuple(range(2, 14))  # steps in which a rare effect may occur
 SPREADS = (0.4, 2.0, 0.05)
-FEW_ROWS, VISITS = 16, tuple(range(10))  # of a task, and steps, so that draws meet each row three times
+FEW_ROWS, VISITS = 16, tuple(range(10))  # rows of a task and steps, so that each row is drawn three times
 LITTLE = 1e-3  # a learning rate
-LOWER = 3.0  # nats a token: more than an update raises any
-FEW = 2  # other values tried of each of two hyperparameters at once
+LOWER = 3.0  # nats a token, more than an update raises any
+FEW = 2  # other values tried for each of two hyperparameters at once
 MOST_TRIES = 240
-INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # of Algorithm: who reads each
-OF_FIGURES = {  # the first or the last word of the name of an option of figures; "log" too, where its value is no float
+INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # field -> its readers
+OF_FIGURES = {  # first or last words in names of options that only affect metrics; also "log", unless the value is a float
     *("threshold", "metric", "metrics", "figure", "figures", "report", "eval", "evaluation", "validation", "monitor", "print"),
     *("logged", "logging", "verbose"),
 }
@@ -100,10 +100,10 @@ def hyperparameters(subject: Subject) -> Finding:
 
 
 def _differences(algorithm: Algorithm[Any], known: Known) -> dict[str, str]:
-    """The largest difference that another value of each hyperparameter makes.
+    """Return the largest difference that other values of each hyperparameter make.
 
-    After the first few values, those that have shown no learning so far are changed all at once: where even this makes no larger
-    difference, none of them does.
+    After the first few values, the hyperparameters that had no effect on learning so far are changed all at once; if even this
+    makes no larger difference, none of them does.
     """
     tried: dict[str, list[Algorithm[Any]]] = {}
     for name, changed in variants(algorithm):
@@ -122,7 +122,7 @@ def _differences(algorithm: Algorithm[Any], known: Known) -> dict[str, str]:
 
 
 def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], number: str) -> Finding:
-    """What to say of hyperparameters that change nothing."""
+    """Return the finding about hyperparameters that change nothing."""
     name = dead[0]
     cause = f"{name} is never read" if name in unread else f"{name} is read, but what it does cancels out"
     return broken(
@@ -135,20 +135,20 @@ def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], numb
 
 
 def _is_of_figures(name: str, value: Any) -> bool:
-    """Whether a hyperparameter is called an option of what is logged."""
+    """Whether a hyperparameter is named as an option that only affects metrics."""
     words = name.rpartition(".")[2].split("_")
     return bool({words[0], words[-1]} & OF_FIGURES) or ("log" in (words[0], words[-1]) and not isinstance(value, float))
 
 
 def _is_capacity_of_what_never_fills(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
-    """Whether it sets the capacity of a replay buffer, which no legal value that was tried lets a few steps fill."""
+    """Whether a hyperparameter is the capacity of a replay buffer that a few steps cannot fill with any value tried."""
     mine = known.journey(algorithm, SPREADS[0])
     changed = [known.journey(other, SPREADS[0], against=mine) for _, other in variants(algorithm, name)]
     return any(each.unfilled != mine.unfilled for each in changed if not each.cut and not each.refused)
 
 
 def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
-    """A hyperparameter of every algorithm whose reader this one has replaced by its own, and that its author never set."""
+    """Whether the author never set this field of Algorithm, and the algorithm overrides every method that reads it."""
     kind = type(algorithm)
     if all(getattr(kind, reader) is getattr(Algorithm, reader) for reader in INHERITED.get(name, ())):
         return False
@@ -159,16 +159,16 @@ def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
 
 
 def _switched_off(algorithm: Algorithm[Any], name: str) -> bool:
-    """A hyperparameter of the algorithm in a mixture's term that is never drawn: its weight is 0 on purpose."""
+    """Whether a hyperparameter belongs to a term of a mixture that is never drawn, since its weight is set to 0."""
     term, _, own = name.removeprefix("terms.").partition(".")
     terms = algorithm.terms if isinstance(algorithm, Mixture) else {}
     return term in terms and not terms[term].is_drawn and own not in ("weight", "final_weight")
 
 
 def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
-    """Whether a hyperparameter of a loss matters on random tensors, but all advantages of this algorithm have one sign.
+    """Whether a loss's hyperparameter has an effect on random tensors, while this algorithm's advantages have one sign.
 
-    An end of a clip is idle then: beside an advantage that is never negative nothing is clipped from below.
+    One bound of a clip has then no effect: without negative advantages nothing is clipped at the lower bound.
     """
     owner, _, key = name.rpartition(".")
     losses = {path.removeprefix("algorithm."): loss for path, loss in losses_of(subject.algorithm)}
@@ -189,7 +189,7 @@ def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
 
 
 def _may_move_a_choice(subject: Subject, name: str, known: Known) -> bool:
-    """Whether draw alone reads it, and chooses at random by what lab.state has: a few steps may choose the same by chance."""
+    """Whether only draw reads it, and draw chooses at random by lab.state; a few steps may then choose the same by chance."""
     changed = next((other for tried, other in variants(subject.algorithm, name) if tried == name), None)
     if changed is None or not known.phases(changed) <= {DRAW, START}:
         return False
@@ -198,7 +198,7 @@ def _may_move_a_choice(subject: Subject, name: str, known: Known) -> bool:
 
 
 def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
-    """Whether it matters much later in a run, or in one of many steps: what counts tries acts where the first ones fail."""
+    """Whether a hyperparameter has an effect late in a run, or, if it is a count of attempts, in one of many steps."""
     value = dict(plain_fields(algorithm)).get(name)
     counts = isinstance(value, int) and not isinstance(value, bool)
     late = variants(algorithm, name) if counts else _few(algorithm, name)
@@ -210,16 +210,16 @@ def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
 
 
 def _acts_rarely(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
-    """Whether it changes what is learned in one of many steps: where few rows teach anything, the first steps may have none."""
+    """Whether a hyperparameter changes what is learned in one of many steps; the first steps may hold no row it affects."""
     return any(
         known.difference(algorithm, changed, spreads=SPREADS[:1], steps=OFTEN) == LEARNING for _, changed in _few(algorithm, name)
     )
 
 
 def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> list[str]:
-    """Those that do not matter either where each draw meets rows of earlier ones: what lasts of a row acts there alone.
+    """Return the hyperparameters without an effect when draws repeat rows of earlier ones, as state kept of a row requires.
 
-    Once as the policy learns them, and once where it likes them less from draw to draw.
+    Two runs are made: one in which the policy learns the rows, and one in which their log-probabilities fall from draw to draw.
     """
     laboratory = subject.stand_in()
     if names:
@@ -232,7 +232,7 @@ def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> lis
     for lower in (0.0, LOWER):
         few.__dict__["journeys"] = {}
         again = Known(few, lower=lower)
-        with suppress(Exception):  # a draw that wants more rows than there are
+        with suppress(Exception):  # a draw may need more rows than there are
             for name in list(found):
                 changed = [other for _, other in _few(subject.algorithm, name)]
                 tried = (again.difference(subject.algorithm, other, spreads=SPREADS[:1], steps=VISITS) for other in changed)
@@ -242,17 +242,18 @@ def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> lis
 
 
 def _alive_in_an_update(subject: Subject, name: str) -> bool:
-    """Whether an algorithm with an update of its own makes another one of gradients that conflict, or of those of the model.
+    """Whether update_policy of a user makes another update from conflicting gradients, or from those of the real model.
 
-    The loss may be linear in log-probabilities, so that its gradient is the same wherever an update looks; it is not in weights.
+    If the loss is linear in log-probabilities, its gradient is the same at all weights of a stand-in, but not at those of a
+    model.
     """
     if type(subject.algorithm).update_policy is Algorithm.update_policy:
         return False
-    with suppress(Exception):  # one that takes other gradients than those of single terms
+    with suppress(Exception):  # update_policy may need other gradients than those of single terms
         if any(mixes_otherwise(subject, subject.with_algorithm(other)) for _, other in _few(subject.algorithm, name)):
             return True
     source = moved_by(subject, LITTLE)[2].source
-    if source is None or source.times == source.most_at_once:  # it looks at gradients nowhere else
+    if source is None or source.times == source.most_at_once:  # it computes no gradient at other weights
         return False
     model = subject.with_algorithm(subject.algorithm)
     model.__dict__.update(goes_past=True, journeys={})
@@ -262,9 +263,9 @@ def _alive_in_an_update(subject: Subject, name: str) -> bool:
 
 
 def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) -> bool | None:
-    """Whether it matters once another hyperparameter has another value: an option of what is switched off, say.
+    """Whether it has an effect once another hyperparameter has another value (an option of a feature that is off, say).
 
-    None where there are too many to try.
+    Return None if there are too many to try.
     """
     off = {other for other, value in plain_fields(algorithm) if not value}
     parent = name.rpartition(".")[0]
@@ -273,7 +274,7 @@ def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) ->
     others.sort(
         key=lambda item: (
             not name.startswith(item[0]),
-            not mine & known.phases(item[1]),  # what one phase reads together may act together
+            not mine & known.phases(item[1]),  # those that one phase reads may act together
             item[0] not in off,
             item[0].rpartition(".")[0] != parent,
         )
@@ -289,7 +290,7 @@ def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) ->
 
 
 def _few(algorithm: Algorithm[Any], only: str | None = None) -> Iterator[tuple[str, Algorithm[Any]]]:
-    """The first few variants of each hyperparameter, or of one."""
+    """Yield the first FEW variants of each hyperparameter, or of one."""
     counts: dict[str, int] = {}
     for name, changed in variants(algorithm, only):
         counts[name] = counts.get(name, 0) + 1
@@ -298,7 +299,7 @@ def _few(algorithm: Algorithm[Any], only: str | None = None) -> Iterator[tuple[s
 
 
 class Known:
-    """Journeys and their differences, found once for each algorithm and spread; those of one subject share `subject.journeys`."""
+    """Cached journeys and their differences, for each algorithm and spread; those of one subject share `subject.journeys`."""
 
     def __init__(self, subject: Subject, *, lower: float = 0.0) -> None:
         self._subject = subject
@@ -308,7 +309,7 @@ class Known:
 
     @property
     def tries(self) -> int:
-        """How many journeys were asked for."""
+        """How many different journeys were requested."""
         return len(self._tried)
 
     def difference(
@@ -319,7 +320,7 @@ class Known:
         spreads: Sequence[float] = SPREADS,
         steps: Sequence[int] = STEPS,
     ) -> str:
-        """The largest difference between two algorithms at any of these spreads."""
+        """Return the largest difference between two algorithms at any of these spreads."""
         found = NOTHING
         for spread in spreads:
             mine = self.journey(one, spread, steps)
@@ -330,7 +331,7 @@ class Known:
         return found
 
     def matters_at_first(self, one: Algorithm[Any], other: Algorithm[Any]) -> bool:
-        """Whether something else is learned in the first step, at any spread at which the first one makes a step."""
+        """Whether the first step learns something different at any spread at which the first algorithm makes a step."""
         made = {spread: self.journey(one, spread) for spread in SPREADS}
         return any(
             mine.departs_at_first(self.journey(other, spread, against=mine)) for spread, mine in made.items() if not mine.refused
@@ -339,31 +340,31 @@ class Known:
     def journey(
         self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None
     ) -> Journey:
-        """The journey of an algorithm; with `against`, no longer than up to the first update that ends elsewhere."""
+        """Return the journey of an algorithm; with `against`, it ends at the first update that differs from that journey."""
         key = (repr(algorithm), spread, tuple(steps))
         self._tried.add(key)
         if key not in self._journeys or (self._journeys[key].cut and against is not self._journeys[key].cut):
             try:
                 self._journeys[key] = self._made(algorithm, spread, steps, against)
-            except Exception as error:  # torch, say, refuses a value
-                # an error of the values as they are set, at early steps, is the algorithm's own
+            except Exception as error:  # such as an error of torch for a value
+                # at early steps and with its own values, the error is the algorithm's
                 if steps == STEPS and repr(algorithm) == repr(self._subject.algorithm):
                     raise
                 self._journeys[key] = Journey.refused_by(error)
         return self._journeys[key]
 
     def refusal(self) -> str:
-        """What is said where not even the values as they are make a step; empty if they do."""
+        """Return the error if the algorithm makes no step even with its own values; empty if it does."""
         journeys = [self.journey(self._subject.algorithm, spread) for spread in SPREADS]
         return journeys[0].refused if all(journey.refused for journey in journeys) else ""
 
     def phases(self, algorithm: Algorithm[Any]) -> set[str]:
-        """The phases of a step that read what differs from the algorithm under check; empty where nothing is known."""
+        """Return the phases that read an attribute in which `algorithm` differs from the one under check; empty if unknown."""
         recorded = self.journey(self._subject.algorithm, SPREADS[0]).recorded
         return (recorded.reading(algorithm) if recorded is not None else None) or set()
 
     def looked_at(self) -> tuple[set[str], set[str]]:
-        """Dotted names of the fields that the constructor looks at, and of those that a few steps look at."""
+        """Return the dotted names of the fields that the constructor reads, and of those that a few steps read."""
         seen: set[str] = set()
         twin = watched(self._subject.algorithm, seen)
         at_first = set(seen)
@@ -375,7 +376,7 @@ class Known:
         return at_first, seen
 
     def _made(self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int], against: Journey | None) -> Journey:
-        """The journey itself. That of the algorithm as it is set is recorded; the others take from it what is the same."""
+        """Compute a journey. That of the algorithm under check is recorded; the others reuse its equal phases."""
         subject = self._subject.with_algorithm(algorithm)
         recorded = against.recorded if against is not None else None
         if against is not None and recorded is not None and recorded.is_untouched_by(algorithm):

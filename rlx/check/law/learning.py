@@ -38,9 +38,9 @@ from rlx.optimizer.step import Optimizer
 from rlx.seeding import Stream
 from rlx.task.base import Task
 
-STEPS, RATES = 8, (3e-4, 3e-5)  # of Adam, where a loss shall fall: a steep one may rise at the first
+STEPS, RATES = 8, (3e-4, 3e-5)  # updates, and learning rates of Adam: at the first, a steep loss may rise
 NUDGE = 1.01  # a factor for a detached tensor
-UNLIKELY = 3.0  # nats a token by which all completions are less likely, where a push shall keep its direction
+UNLIKELY = 3.0  # nats a token by which all completions are less likely; gradients must keep their directions
 OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
 
 
@@ -56,7 +56,7 @@ def runs(subject: Subject) -> Finding:
         source = subject.accumulate(subject.algorithm, policy, subject.reference, part, micro_batch=None)
         require_figures(subject.algorithm.update_policy(source, optimizer), by=subject.algorithm)
         updates += 1
-        if updates == 4:  # more of the same
+        if updates == 4:  # further updates show nothing new
             break
     updated, kept = [parameter.detach().clone() for parameter in policy.parameters()], signature(laboratory.state)
     with torch.no_grad():
@@ -79,12 +79,12 @@ def runs(subject: Subject) -> Finding:
 
 
 def _as_in_a_run(subject: Subject, task: Task) -> Laboratory:
-    """The real policy and sampler on a task."""
+    """Return a laboratory of the real policy and sampler on a task."""
     return Laboratory(task, trainable_copy(subject.policy), subject.reference, subject.sampler, REAL_TOLERANCE)
 
 
 def _moves_on_other_rewards(subject: Subject) -> bool:
-    """Whether an update moves the policy where rewards differ by chance: the real ones may all be 0, or all equal."""
+    """Whether an update changes the policy at random rewards: the task's rewards may all be equal."""
     if Need.REWARDS not in subject.needs:
         return False
     laboratory = subject.warmed(_as_in_a_run(subject, stand_in_task(subject.small_task)))
@@ -97,7 +97,7 @@ def _moves_on_other_rewards(subject: Subject) -> bool:
 
 
 def _stands_still(subject: Subject, laboratory: Laboratory) -> Finding:
-    """Of an update that leaves the policy where it was: whether it makes no step, or there is no gradient to make one by."""
+    """Return the finding about an update that leaves the policy unchanged: it makes no step, or there is no gradient."""
     part = subject.first_update(replace(laboratory, policy=trainable_copy(subject.policy)))
     laboratory = replace(laboratory, policy=trainable_copy(subject.policy))
     if len(part) and bool(subject.gradient(laboratory, part)[0].any()):
@@ -130,7 +130,7 @@ def _stands_still(subject: Subject, laboratory: Laboratory) -> Finding:
 
 
 def _remarks(subject: Subject, batch: Any) -> list[str]:
-    """What is no fault, and may be a surprise."""
+    """Return remarks on what is no fault but may be unexpected."""
     remarks = []
     if subject.makes_scores_up:
         remarks.append("with made-up scores where the task's pairs have none")
@@ -150,7 +150,7 @@ def falls(subject: Subject) -> Finding:
     if not subject.goes_past and (found := never_moves(subject)) is not None:
         return found
     for rate, moved, falling in itertools.product(RATES, (True, False), (_losses, _losses_with_constants)):
-        laboratory = subject.real(moved=moved)  # a loss may be at its minimum where the policy is its reference
+        laboratory = subject.real(moved=moved)  # at policy = reference, a loss may be at its minimum
         batch = subject.first_update(laboratory)[slice(0, 6)]
         if len(batch) == 0:
             return skipped("the batch is empty")
@@ -159,7 +159,7 @@ def falls(subject: Subject) -> Finding:
         if losses[-1] <= losses[0] and min(losses[1:]) < losses[0]:
             held = falling is _losses_with_constants
             return (_constant_is_added(subject, laboratory, batch) if held else None) or passed(number)
-        if max(losses) - min(losses) <= FLAT and losses[0] <= FLAT:  # at a minimum, and there it stays
+        if max(losses) - min(losses) <= FLAT and losses[0] <= FLAT:  # it stays at its minimum
             return passed(f"{number}, at its minimum")
     return broken(
         f"{STEPS} updates on one batch take the loss from {losses[0]:.6g} to {losses[-1]:.6g}",
@@ -171,7 +171,7 @@ def falls(subject: Subject) -> Finding:
 
 
 def _losses(subject: Subject, laboratory: Laboratory, batch: Any, rate: float) -> list[float]:
-    """The loss before each of a few updates on one batch."""
+    """Return the loss before each of a few updates on one batch."""
     optimizer = _adam(subject, laboratory, rate)
     losses = []
     for _ in range(STEPS):
@@ -182,13 +182,13 @@ def _losses(subject: Subject, laboratory: Laboratory, batch: Any, rate: float) -
 
 
 def _losses_with_constants(subject: Subject, laboratory: Laboratory, batch: Any, rate: float) -> list[float]:
-    """The loss before a few updates, then each time changed by what one update changes while its constants stay the same.
+    """Return the loss before a few updates, followed by that loss plus the changes by single updates with fixed constants.
 
-    A weight made of the policy's own probabilities, say, is a constant of an update. It rises as the policy learns, and with it
-    the loss computed anew.
+    A weight computed from the policy's probabilities, for example, is a constant of an update. It rises as the policy learns, and
+    with it the recomputed loss.
     """
     optimizer, laboratory = _adam(subject, laboratory, rate), replace(laboratory, policy=_never_held(laboratory.policy))
-    losses = [float(subject.loss(laboratory, batch).loss.detach())]  # the reference keeps what it was asked for
+    losses = [float(subject.loss(laboratory, batch).loss.detach())]  # the reference caches its values
     for _ in range(STEPS):
         held = HeldConstants()
         with held:
@@ -202,9 +202,9 @@ def _losses_with_constants(subject: Subject, laboratory: Laboratory, batch: Any,
 
 
 def _constant_is_added(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
-    """A detached tensor that changes the loss and no gradient, in a loss that falls only while its constants are held.
+    """Return a finding if a detached tensor changes the loss but no gradient; the loss falls only with fixed constants.
 
-    A detached weight changes the gradient; what is only added teaches nothing, so it was meant to be live.
+    A detached weight changes the gradient; a detached summand has no effect on learning, so it was meant to carry a gradient.
     """
     laboratory = replace(laboratory, policy=_never_held(laboratory.policy))
     held = HeldConstants()
@@ -235,9 +235,9 @@ def _constant_is_added(subject: Subject, laboratory: Laboratory, batch: Any) -> 
 
 
 def _never_held(policy: Any) -> Any:
-    """The same policy, whose log-probabilities are computed anew each time.
+    """Return the policy with log-probabilities that HeldConstants does not store.
 
-    They may come from an autograd function, inside of which gradients are off as they are where a constant is made.
+    They may come from an autograd function, which disables gradients inside, as code that makes a constant does.
     """
 
     def token_statistics(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -270,7 +270,7 @@ def direction(subject: Subject) -> Finding:
 
 
 def _directed(subject: Subject, *, depth: float) -> Finding:
-    """Which way completions are pushed where policy, reference and sampler agree. depth: nats by which they say less."""
+    """Return in which direction completions are pushed at policy = reference = sampler. depth: nats by which all are lower."""
     laboratory = subject.stand_in(spread=0.0, depth=depth)
     batch = subject.first_update(laboratory)
     gradient, _ = subject.gradient(laboratory, batch)
@@ -301,7 +301,7 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
 
 
 def _counts_and_teaches_nothing(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding:
-    """Of a batch without a gradient: what is left out on purpose is no part of the loss."""
+    """Return the finding about a batch without a gradient; completions that are left out on purpose are not part of the loss."""
     size = len(laboratory.policy.leaves["token_logprobs"])
     counted = any(
         bool((term.values * term.weights.to(term.values)).ne(0).any())
@@ -325,7 +325,7 @@ def _is_pairs(subject: Subject, part: Any) -> bool:
 
 
 def _rewarded(subject: Subject, laboratory: Laboratory, part: Any, rows: list[list[Tensor]]) -> Finding | str:
-    """Sum over groups of (reward - mean of the group) times the slope of the loss: it must be below 0."""
+    """Test that the sum over groups of (reward - mean of the group) times the slope of the loss is negative."""
     total, worst, shown = 0.0, 0.0, 0
     slopes = [torch.stack([values.sum() for values in group]) for group in rows]
     for row, group in enumerate(part.sequences.completions):
@@ -366,7 +366,7 @@ def _rewarded(subject: Subject, laboratory: Laboratory, part: Any, rows: list[li
 
 
 def _ratio_is_live(laboratory: Laboratory, part: Any, rows: list[list[Tensor]]) -> bool:
-    """Whether the slopes at the tokens of a completion stand to each other as 1 + log p, the slope of p / p_0 * log p at p_0."""
+    """Whether the slopes at a completion's tokens are in the ratio of 1 + log p, the slope of p / p_0 * log p at p_0."""
     own = laboratory.policy.leaves["token_logprobs"].detach() / part.temperature
     logprobs = [values for group in completion_gradients(laboratory, part, own) for values in group]
     pairs = [(slope, 1 + each) for slope, each in zip((s for group in rows for s in group), logprobs, strict=True) if slope.any()]

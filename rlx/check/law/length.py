@@ -15,13 +15,13 @@ from rlx.check.law.scale import prompt_weighs, rejected_weighs
 from rlx.check.stand_in import LONG, SHORT, UNEVEN
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
-LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
-LESS = 0.3  # of the gradient of short completions, summed over their tokens, is too little for long ones: 1/8, not 1/sqrt(8)
-LONGER = 0.9  # a token's weight that grows with the length of its completion by this power of it, or more, counts a length twice
-FAINT = 1e-6  # of the largest advantage: what is less is rounding
-READ = 4  # characters of a completion that decide its reward, so that short and long ones are rewarded alike
-STEP = 1e-7  # nats by which a log-ratio of 0 is moved
-JUMP = 1e-3  # a relative change of the gradient at other tokens that is no rounding
+LOGPROB = -0.7  # of every token under policy, reference and sampler
+LESS = 0.3  # least gradient of long completions relative to short ones, summed over tokens: between 1/8 and 1/sqrt(8)
+LONGER = 0.9  # a token's weight that grows with its completion's length to this power, or more, counts the length twice
+FAINT = 1e-6  # relative to the largest advantage; less is rounding
+READ = 4  # characters of a completion that determine its reward, so that short and long ones get equal rewards
+STEP = 1e-7  # nats by which a log-ratio of 0 is changed
+JUMP = 1e-3  # relative change of the gradient at other tokens, more than rounding
 
 
 def length(subject: Subject) -> Finding:
@@ -38,7 +38,7 @@ def length(subject: Subject) -> Finding:
         if len(batch) == 0:
             return skipped("the batch is empty")
         advantages = getattr(batch, "advantages", None)
-        if isinstance(advantages, Tensor) and advantages.ndim == 3:  # what is far from a reward may be credited with less of it
+        if isinstance(advantages, Tensor) and advantages.ndim == 3:  # tokens far from a reward may get less credit
             felt = advantages.abs() > FAINT * advantages.abs().max()
             batch = batch.with_values(advantages=advantages.sign() * felt)
         gradient, _ = subject.gradient(laboratory, batch)
@@ -62,7 +62,7 @@ def length(subject: Subject) -> Finding:
 
 
 def _zeros_count(subject: Subject) -> Finding | None:
-    """The gradients of other tokens do not jump where one token's log-ratio is exactly 0."""
+    """Return a finding if the gradients of other tokens jump when one token's log-ratio is exactly 0."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     if len(batch) == 0:
@@ -92,10 +92,10 @@ def _zeros_count(subject: Subject) -> Finding | None:
 
 
 def _longest_counts(subject: Subject) -> Finding | None:
-    """The weights of a completion do not depend on the longest one of the batch, where all of them have as many tokens in all.
+    """Return a finding if weights depend on the longest completion of a batch, at the same total number of tokens.
 
-    Weights may depend on what else the batch holds (a share of its tokens, a sum of roots of lengths): only where the gradient
-    goes with the padded width itself, or its inverse, is it the width that counts.
+    Weights may depend on the rest of the batch (a share of its tokens, a sum of roots of lengths). There is a fault only if the
+    gradient is proportional to the padded width, its inverse, or the squares of these.
     """
     if Need.REWARDS not in subject.needs or Need.VALUES in subject.needs or subject.algorithm.couples_rows:
         return None
@@ -141,7 +141,7 @@ def _longest_counts(subject: Subject) -> Finding | None:
 
 
 def _weighs_its_length(subject: Subject) -> Finding | None:
-    """The weight of a token grows with the length of its completion, by as much as that is longer."""
+    """Return a finding if the weight of a token is proportional to the length of its completion."""
     if Need.REWARDS not in subject.needs or Need.VALUES in subject.needs or subject.algorithm.couples_rows:
         return None
     laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape="uneven", rewards={"read": 1})
@@ -160,7 +160,7 @@ def _weighs_its_length(subject: Subject) -> Finding | None:
     if len(each) < 3 or any(
         not bool((found > 0).all()) or float(found.max() / found.min()) > 1 + JUMP for found in each.values()
     ):
-        return None  # more than its length decides what a token weighs
+        return None  # a token's weight depends on more than the length
     sizes = sorted(each)
     means = [float(each[size].mean()) for size in sizes]
     pairs = zip(sizes[1:], sizes, means[1:], means, strict=False)
@@ -178,7 +178,7 @@ def _weighs_its_length(subject: Subject) -> Finding | None:
 
 
 def _others(subject: Subject, laboratory: Laboratory, batch: Any) -> list[tuple[str, Tensor]]:
-    """(whose, [all leaves] their log-probabilities of the same tokens)."""
+    """Return (sampler or reference, [all leaves] its log-probabilities of the same tokens) for each that the batch has."""
     size = len(laboratory.policy.leaves["token_logprobs"])
     found = []
     for whose in ("sampler", "reference"):
@@ -202,7 +202,7 @@ def _others(subject: Subject, laboratory: Laboratory, batch: Any) -> list[tuple[
 
 
 def _one_of_each(laboratory: Laboratory, batch: Any) -> Tensor:
-    """[N] the place of one token of each completion that has at least three."""
+    """Return [N] the index of one token of each completion with at least three tokens."""
     size = len(laboratory.policy.leaves["token_logprobs"])
     groups = (group for part in parts_of(batch) for group in completion_gradients(laboratory, part, torch.arange(size)))
     return torch.tensor([int(place[1]) for group in groups for place in group if len(place) >= 3], dtype=torch.long)

@@ -18,11 +18,11 @@ from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Subject, completion_gradients, reads_logprobs, row_shown
 from rlx.check.variant import plain_fields, variants
 
-LOGPROB = -0.7  # of every token at its temperature
-SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
-EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
-ENOUGH = 4  # tokens that say how a gradient moves
-FACTOR = 1.25  # of the sampler's own temperature
+LOGPROB = -0.7  # of every token, at the temperature
+SHIFT = 0.05  # nats by which a token's log-probabilities are changed, at most
+EQUAL, OTHER = 1e-5, 1e-3  # relative differences of gradients that count as equal, as different
+ENOUGH = 4  # tokens that show how a gradient changes
+FACTOR = 1.25  # relative to the sampler's temperature
 
 
 def alignment(subject: Subject) -> Finding:
@@ -61,7 +61,7 @@ def alignment(subject: Subject) -> Finding:
 
 
 def _ratio_to_reference(subject: Subject) -> Finding | None:
-    """Without a penalty the gradient goes as exp(policy - reference), and the sampling log-probabilities do not matter."""
+    """Return a finding if, without a penalty, the gradient is proportional to exp(policy - reference), not to the ratio."""
     if Need.REFERENCE not in subject.needs or subject.algorithm.moving_reference is not None:
         return None
     algorithm = subject.algorithm
@@ -94,9 +94,10 @@ def _ratio_to_reference(subject: Subject) -> Finding | None:
 
 
 def _upside_down(subject: Subject) -> Finding | None:
-    """Every token weighs by exp(sampler - policy), and by 1 where both agree, whatever they say: a ratio, upside down.
+    """Return a finding if each token is weighted by exp(sampler - policy), the inverse of the ratio.
 
-    Another weight that grows with what the sampler says may be meant: unlikely tokens may teach less.
+    Its signs are a weight of 1 where both agree, whatever the log-probabilities are. Another weight that grows with the sampler's
+    log-probabilities may be intended: unlikely tokens may have less weight.
     """
     laboratory = subject.stand_in(spread=0.0)
     batch = subject.first_update(laboratory)
@@ -108,7 +109,7 @@ def _upside_down(subject: Subject) -> Finding | None:
     learning = slopes[0] != 0
     start, likelier, unlikelier = (each[learning] for each in slopes)
     if not bool((start > 0).any()) or not bool((start < 0).any()):
-        return None  # a pull to the sampler lets the tokens of one sign weigh more
+        return None  # a regulariser to the sampler may give tokens of one sign more weight
     if any(gap(each, start * math.exp(by)) > EQUAL for each, by in ((likelier, SHIFT), (unlikelier, -SHIFT))):
         return None
     deeper = subject.stand_in(spread=0.0, depth=SHIFT)
@@ -128,16 +129,16 @@ def _upside_down(subject: Subject) -> Finding | None:
 
 
 def _to_a_mean(subject: Subject) -> Finding | None:
-    """A token's log-probability is compared with the mean of the sampler's over its completion, which is none of a token.
+    """Return a finding if a token's log-probability is compared with the mean of the sampler's over its completion.
 
-    Shifts that cancel over each completion: of the policy's they multiply a token's gradient by their exponential, of the
-    sampler's they change nothing, though a shift of all of them does; one of policy and sampler together changes nothing.
+    It is shown by shifts that cancel over each completion. Those of the policy multiply a token's gradient by their exponential;
+    those of the sampler change nothing, though a shift of all does; a shift of both policy and sampler changes nothing.
     """
     laboratory = subject.stand_in(spread=0.0)
     batch = subject.first_update(laboratory)
     if len(batch) == 0:
         return None
-    subject.gradient(laboratory, batch)  # now every completion has its leaves
+    subject.gradient(laboratory, batch)  # creates the leaves of every completion
     leaf = laboratory.policy.leaves["token_logprobs"]
     rows = completion_gradients(laboratory, batch, torch.arange(len(leaf)))
     shift = SHIFT * torch.rand(len(leaf), generator=torch.Generator().manual_seed(1), dtype=leaf.dtype)
@@ -159,11 +160,11 @@ def _to_a_mean(subject: Subject) -> Finding | None:
     with at(leaf, leaf.detach() + SHIFT):
         together = learned(0 * moves + SHIFT)
     if gap(together, start) > EQUAL:
-        return None  # no ratio, as a weight by the probability of the token
+        return None  # not a ratio but, say, a weight by the token's probability
     learning = (start != 0) & (after != 0)
     if int(learning.sum()) < ENOUGH or gap(after[learning], (start * shift.exp())[learning]) > EQUAL:
         return None
-    weights = start * (-leaf.detach()).exp()  # what is left of a token's gradient without the ratio to a mean
+    weights = start * (-leaf.detach()).exp()  # a token's gradient without the ratio to a mean
     groups = (weights[places][learning[places]] for group in rows for places in group)
     if float(shift[learning].abs().max()) < OTHER or any(
         len(each) and gap(each, each[:1].expand_as(each)) > EQUAL for each in groups
@@ -181,10 +182,10 @@ def _to_a_mean(subject: Subject) -> Finding | None:
 
 
 def _laid_out(laboratory: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """(bool [N], the leaves of tokens that are neither first nor last; moves of the sampling log-probabilities, as `like`).
+    """Return (bool [N], the leaves of tokens that are neither first nor last; changes of sampling log-probabilities as `like`).
 
-    With a move every token's sampling log-probability shifts as does the policy's of the token itself, of the one before, of the
-    one after.
+    The three changes give each token's sampling log-probability the policy's shift of the token itself, of the one before and of
+    the one after.
     """
     inner = torch.zeros(len(shift), dtype=torch.bool)
     moves = [torch.zeros_like(like) for _ in range(3)]
@@ -194,7 +195,7 @@ def _laid_out(laboratory: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple
             mine, length = shift[places].to(like), len(places)
             moves[0][row, side, :length] = mine
             if length > 1:
-                moves[1][row, side, : length - 1] = mine[1:]  # what the next token is compared with
+                moves[1][row, side, : length - 1] = mine[1:]  # shift of the next token
                 moves[2][row, side, 1:length] = mine[:-1]
     return inner, moves
 
@@ -253,9 +254,10 @@ def temperature(subject: Subject) -> Finding:
 
 
 def _heated_twice(subject: Subject, hotter: float) -> Finding | None:
-    """The temperature is divided by once more, though policy and sampler already say what holds at it.
+    """Return a finding if log-probabilities that are already at the temperature are divided by it again.
 
-    Everybody says the same of every token, at the temperature, both times: the gradient may change by a power of it, no more.
+    Policy, sampler and reference have the same log-probabilities at both temperatures, so the gradient may only change by a power
+    of the temperature.
     """
     usual = subject.sampler.temperature
     gradients, batches = [], []

@@ -1,7 +1,7 @@
-"""Laws of a loss alone, on random tensors: what no algorithm around it shows.
+"""Laws of a loss alone, on random tensors, for faults that no algorithm shows.
 
-Its weights follow the mask, each token is pushed the way that its advantage says, and its clip sets in where it says.
-Everything else about a loss is seen by the other laws, through an algorithm that holds it.
+Weights are 0 outside the mask, each token is pushed in the direction of its advantage's sign, and a clip stops exactly at its
+bounds. The other laws test everything else about a loss, through an algorithm that holds it.
 Dimensions: B rows, T tokens.
 """
 
@@ -27,17 +27,17 @@ from rlx.seeding import Stream
 
 Tensors = Mapping[str, Tensor]
 TOLERANCE = 1e-9
-NEAR = 1e-6  # nats on either side of an end of the ratio that a loss names
-TOKENS = 3  # few: a smooth weight of the ratio of a whole sequence does not fall to 0
+NEAR = 1e-6  # nats on either side of a bound of the ratio that a loss names
+TOKENS = 3  # few, so that a smooth weight of a whole sequence's ratio does not become 0
 GAPS = (0.1, 1.0)  # between the scores of a pair
-LOWER = 2.0  # nats by which every token is made less likely, so that a likelier sampler still gives log-probabilities below 0
+LOWER = 2.0  # nats by which all tokens are less likely, so that a likelier sampler's log-probabilities stay below 0
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A batch for a loss: `evaluate(tensors)` calls the loss on tensors named as in `tensors`, all or some of the rows.
+    """A batch for a loss: `evaluate(tensors)` calls the loss on tensors named as in `tensors`, for all or some of the rows.
 
-    leaves: names of those a gradient is taken of. weight_mask: name of the mask that the loss's weights are computed from.
+    leaves: names of the tensors whose gradients are computed. weight_mask: name of the mask from which the weights are computed.
     """
 
     loss: Loss
@@ -55,15 +55,15 @@ class Case:
         return self.loss.weights(self.tensors[self.weight_mask])
 
     def with_tensors(self, **changed: Tensor) -> Case:
-        """This case with some tensors replaced."""
+        """Return this case with some tensors replaced."""
         return replace(self, tensors={**self.tensors, **changed})
 
     def total(self) -> Tensor:
-        """[] the loss."""
+        """Return [] the loss."""
         return (self.weights * self.evaluate(self.tensors)).sum()
 
     def gradients(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """([] the loss, leaf -> its gradient, 0 where the loss does not depend on it)."""
+        """Return ([] the loss, leaf -> its gradient, 0 if the loss does not depend on it)."""
         leaves = {name: self.tensors[name].detach().clone().requires_grad_() for name in self.leaves}
         total = self.with_tensors(**leaves).total()
         if not total.requires_grad:
@@ -74,10 +74,10 @@ class Case:
 
 
 def case_of(loss: Loss, *, rows: int = 8, tokens: int = 7, seed: int = 0, labelled: bool = True, spread: float = 0.5) -> Case:
-    """A random batch in float64 for a preference or a policy-gradient loss.
+    """Return a random batch in float64 for a preference or a policy-gradient loss.
 
-    spread: how far policy, sampler and reference lie apart, in nats a token. labelled: give labels to a loss that can read them;
-    without them, and in the scores, the chosen completion is the better one.
+    spread: distance of policy, sampler and reference, in nats a token. labelled: whether a loss that can read labels gets them;
+    if not, the chosen completion also has the higher score. Raises ConfigError for another kind of loss.
     """
     rng = Stream(seed, ("laws", rows, tokens)).torch()
     if isinstance(loss, PreferenceLoss):
@@ -97,7 +97,7 @@ def _moved(logprobs: Tensor, mask: Tensor, rng: torch.Generator, spread: float) 
 
 
 def _mask(rows: int, tokens: int, rng: torch.Generator) -> Tensor:
-    """bool [B, T]; the last row is empty, the one before has a single token."""
+    """Return bool [B, T]; the last row is empty, the one before it has one token."""
     lengths = torch.randint(1, tokens + 1, (rows,), generator=rng)
     lengths[-1], lengths[-2], lengths[0] = 0, 1, tokens
     return torch.arange(tokens) < lengths[:, None]
@@ -142,7 +142,7 @@ def _rollouts(loss: PolicyGradientLoss, rows: int, tokens: int, rng: torch.Gener
     for name in ("sampling_logprobs", "reference_logprobs"):
         tensors[name] = _moved(policy, mask, rng, spread)
     proximal = _moved(tensors["sampling_logprobs"], mask, rng, spread / 2)
-    agreeing = torch.arange(rows)[:, None] % 2 == 0  # the sampler agrees with the trainer on every other row
+    agreeing = torch.arange(rows)[:, None] % 2 == 0  # sampler and trainer agree on every second row
     tensors["proximal_logprobs"] = torch.where(agreeing, tensors["sampling_logprobs"], proximal)
     tensors["entropy"] = 2 * torch.rand(mask.shape, generator=rng, dtype=torch.float64)
     tensors["vocabulary_kl"] = torch.rand(mask.shape, generator=rng, dtype=torch.float64)
@@ -211,19 +211,19 @@ def clip_ends(loss: Loss) -> Finding:
 
 
 def _stops_at(loss: PolicyGradientLoss, distance: float, sign: int) -> bool:
-    """Whether the tokens of one sign that a clip stops at all learn up to this distance, in nats, and no further."""
+    """Whether tokens of one sign that a clip stops have a gradient up to this distance, in nats, and none beyond."""
     start, far, inside, beyond = (_learning(loss, at) for at in (0.0, distance + FAR, distance - NEAR, distance + NEAR))
     stopped = start & ~far & (_signs(loss) == sign)
     return not bool((stopped & (~inside | beyond)).any())
 
 
 def _signs(loss: PolicyGradientLoss) -> Tensor:
-    """[B, 1] the sign of each row's advantage: the way that its tokens should go."""
+    """Return [B, 1] the sign of each row's advantage, the direction in which its tokens should go."""
     return torch.sign(case_of(loss, tokens=TOKENS).tensors["advantages"])[:, None]
 
 
 def _learning(loss: PolicyGradientLoss, distance: float) -> Tensor:
-    """bool [B, T]: tokens with a gradient after the policy moved each by `distance` nats the way that its advantage says."""
+    """Return bool [B, T]: tokens with a gradient after the policy moved each by `distance` nats in its advantage's direction."""
     case = case_of(loss, tokens=TOKENS)
     mask = case.tensors["completion_mask"]
     policy = torch.where(mask, case.tensors["token_logprobs"] - LOWER, 0.0)

@@ -16,20 +16,20 @@ from rlx.check.stand_in import StandInPolicy, key_of
 from rlx.check.subject import Subject, row_shown
 from rlx.errors import RlxError
 
-LOWER = 1.0  # nats a token by which the policy likes one row's completions less at the first of two draws
-NUDGE = 0.01  # by which a number that is kept is larger
-LEAST = 4  # rows: one that is remembered, and three that say what happens to all
+LOWER = 1.0  # nats a token by which one row's completions are less likely at the first of two draws
+NUDGE = 0.01  # added to a stored number
+LEAST = 4  # rows: the changed one, and three that show the common change
 MOST = 6  # rows that are tried
 NEXT = (1, 2)  # steps of the second draw
-STEPS = (0, 1, 2, 3, 9, 10, 49, 50, 99, 100, 199, 200, 499, 500, 999, 1000)  # after which what lasts has been written
-SAME = 1e-4  # relative difference of two numbers that are the same but for what all rows share
+STEPS = (0, 1, 2, 3, 9, 10, 49, 50, 99, 100, 199, 200, 499, 500, 999, 1000)  # draws after which state must have been written
+SAME = 1e-4  # relative difference of numbers that count as equal, apart from a change common to all rows
 
 
 def remembered_by_place(subject: Subject) -> Finding | None:
-    """Whatever happens to a row at one draw, it changes the row at the same place of the next, which has another prompt."""
+    """Return a finding if changes to a row at one draw affect the row at the same position of the next, with another prompt."""
     if subject.goes_past or subject.warm_up:
         return None
-    seen: dict[int, str] = {}  # row -> what changes there
+    seen: dict[int, str] = {}  # row -> name of the tensor that changes
     tried = 0
     for step in NEXT:
         usual = _second(subject, step, None)
@@ -46,7 +46,7 @@ def remembered_by_place(subject: Subject) -> Finding | None:
                 return None
             if changed:
                 seen[row] = changed[0]
-    if 2 * len(seen) < tried:  # a group without signal shows nothing
+    if 2 * len(seen) < tried:  # a group with equal rewards shows nothing
         return None
     name = next(iter(seen.values())).removeprefix("batch.")
     return broken(
@@ -61,7 +61,7 @@ def remembered_by_place(subject: Subject) -> Finding | None:
 
 
 class _Noting(dict[str, Tensor]):
-    """A state that notes which keys were looked for, and which were set."""
+    """A state that records which keys were read and which were set."""
 
     def __init__(self, given: Mapping[str, Tensor]) -> None:
         super().__init__(given)
@@ -90,7 +90,7 @@ class _Noting(dict[str, Tensor]):
 
 
 def never_written(subject: Subject) -> Finding | None:
-    """What draws look for in lab.state was put there by one of them."""
+    """Return a finding if draws read a key of lab.state that none of them sets."""
     laboratory = subject.stand_in()
     laboratory.state = state = _Noting(laboratory.state)
     for step in STEPS:
@@ -108,7 +108,7 @@ def never_written(subject: Subject) -> Finding | None:
 
 
 def state_of_other_rows(subject: Subject) -> Finding | None:
-    """What lab.state keeps of a prompt, or a pair, changes the row of that place of a batch, in which it does not stand."""
+    """Return a finding if a row of lab.state affects the batch row with the same index, which is another prompt or pair."""
     laboratory = subject.stand_in()
     subject.draw(laboratory)
     sizes = {
@@ -134,7 +134,7 @@ def state_of_other_rows(subject: Subject) -> Finding | None:
             changed[name][place] += NUDGE
             try:
                 after = dict(tensors_of(_again(subject, laboratory, changed)))
-            except (RlxError, ValueError, RuntimeError):  # a state that it never makes by itself
+            except (RlxError, ValueError, RuntimeError):  # a state that the algorithm itself never reaches
                 return None
             moved = [each for each in before if each in after and _changes_alone(before[each], after[each], place)]
             if moved:
@@ -152,18 +152,16 @@ def state_of_other_rows(subject: Subject) -> Finding | None:
 
 
 def _again(subject: Subject, laboratory: Any, state: Mapping[str, Tensor]) -> Any:
-    """The second draw of a laboratory, from a state."""
+    """Return the second draw of a laboratory, from a given state."""
     laboratory.state.clear()
     laboratory.state.update(copy.deepcopy(dict(state)))
     return subject.draw(laboratory, step=NEXT[0])
 
 
 def _second(subject: Subject, step: int, row: int | None) -> Any | None:
-    """The second of two draws, where at the first a completion of a row was better rewarded, and all of them less likely.
+    """Return the second of two draws; at the first, a row had a higher reward and lower log-probabilities.
 
-    For the reference they were likelier.
-
-    None where nothing is kept between them, or a prompt stands in both.
+    Its reference log-probabilities were higher. Return None if no state is kept between the draws, or both hold a same prompt.
     """
     laboratory = subject.stand_in()
     kept = copy.deepcopy(laboratory.state)
@@ -210,7 +208,7 @@ def _prompts(batch: Any) -> Sequence[bytes]:
 
 
 def _changes_alone(before: Tensor, after: Tensor, row: int) -> bool:
-    """Whether a row's values change otherwise than those of all other rows, which share a scale and a level."""
+    """Whether a row's values change differently from those of all other rows, which share a scale and an offset."""
     if (
         before.shape != after.shape
         or not before.is_floating_point()
@@ -222,7 +220,7 @@ def _changes_alone(before: Tensor, after: Tensor, row: int) -> bool:
     x, y = before.double().reshape(len(before), -1), after.double().reshape(len(before), -1)
     others = torch.arange(len(x)) != row
     known = torch.stack([x[others].reshape(-1), torch.ones(int(others.sum()) * x.shape[1], dtype=x.dtype)], dim=1)
-    known = known * (known[:, :1] != 0)  # what is 0, as outside of completions, stays 0
+    known = known * (known[:, :1] != 0)  # zeros, as outside completions, stay 0
     line = torch.linalg.lstsq(known, y[others].reshape(-1, 1), driver="gelsd").solution[:, 0]
 
     def off(rows: Tensor) -> float:

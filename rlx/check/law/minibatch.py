@@ -17,12 +17,12 @@ from rlx.check.stand_in import keys_of
 from rlx.check.subject import MOST_PARTS, Subject, row_shown
 from rlx.seeding import Stream
 
-MANY = 8  # updates
-STEPS = (0, 1, 2)  # whose draws are cut alike where places decide
+MANY = 8  # updates that are examined
+STEPS = (0, 1, 2)  # steps whose draws are examined
 
 
 def same_minibatch(subject: Subject) -> Finding | None:
-    """Several updates of a draw that learn from the very same part of it."""
+    """Return a finding if all updates of a draw learn from the same part of it."""
     batch = subject.draw(subject.stand_in())
     found = [rows_of(part) for seed in (0, 1) for part in subject.algorithm.updates(batch, Stream(seed, ("updates", 0)))]
     if len(found) < 4 or len(found[0]) >= len(batch) or any(rows != found[0] for rows in found):
@@ -37,7 +37,7 @@ def same_minibatch(subject: Subject) -> Finding | None:
 
 
 def values_of_other_rows(subject: Subject) -> Finding | None:
-    """The rows of a part of a draw have the numbers that draw has made for other ones."""
+    """Return a finding if rows of an update have values that draw computed for other rows."""
     batch = subject.draw(subject.stand_in())
     whole = {} if len(parts_of(batch)) != 1 else {key: row for row, key in enumerate(_groups(batch))}
     if len(whole) < 2 or len(whole) != len(batch):
@@ -66,16 +66,16 @@ def values_of_other_rows(subject: Subject) -> Finding | None:
 
 
 def _groups(batch: Any) -> list[Any]:
-    """What tells the rows of a batch apart: the tokens of the prompt and of all completions."""
+    """Return the identity of each row of a batch: the tokens of its prompt and of all its completions."""
     keys, size = keys_of(parts_of(batch)[0].sequences), parts_of(batch)[0].sequences.group_size
     return [tuple(keys[start : start + size]) for start in range(0, len(keys), size)] if size else []
 
 
 def rows_come_unevenly(subject: Subject) -> Finding | None:
-    """The updates of a draw take rows of some places more often than those of others, or never, whatever stands there.
+    """Return a finding if the updates of a draw use rows at some positions more often than others, in every draw.
 
-    Chance may choose rows, and so may what they hold; then the places are others from draw to draw. What is left over at an end,
-    less than an update takes, may be dropped.
+    If rows are chosen at random or by their content, the positions differ between draws. The last rows of a draw, fewer than an
+    update uses, may be dropped.
     """
     found: set[tuple[int, ...]] = set()
     for step in STEPS:
@@ -113,7 +113,7 @@ def rows_come_unevenly(subject: Subject) -> Finding | None:
 
 
 def group_stands_twice(subject: Subject) -> Finding | None:
-    """Every group that was sampled once stands twice in the first batch of a replay buffer."""
+    """Return a finding if every group that was sampled once is twice in the first batch of a replay buffer."""
     if Need.REWARDS not in subject.needs or subject.task.interaction is not None or subject.warm_up:
         return None
     laboratory = subject.stand_in()
@@ -125,7 +125,7 @@ def group_stands_twice(subject: Subject) -> Finding | None:
     rows, advantages = Counter(keys), getattr(batch, "advantages", None)
     if min(rows.values()) < 2:
         return None
-    if isinstance(advantages, Tensor) and advantages.shape[:1] == (len(keys),):  # replayed groups may have a part of their own
+    if isinstance(advantages, Tensor) and advantages.shape[:1] == (len(keys),):  # replayed groups may serve another purpose
         roles = {(key, *each.flatten().tolist()) for key, each in zip(keys, advantages, strict=True)}
         if len(roles) > len(rows):
             return None

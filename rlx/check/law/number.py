@@ -22,7 +22,7 @@ from rlx.errors import NonFiniteError, RlxError, users_place
 from rlx.seeding import Stream
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
-# what other tools call a figure -> what rlx calls it
+# a metric's name in other tools -> its name in rlx
 FOREIGN = {
     "chosen_rewards": "rewards_chosen", "rejected_rewards": "rewards_rejected", "margins": "margin", "accuracies": "accuracy",
     "rewards_margin": "margin", "reward_margin": "margin",
@@ -31,7 +31,7 @@ FOREIGN = {
     "clipfrac": "clip_fraction_low or clip_fraction_high", "clip_frac": "clip_fraction_low or clip_fraction_high",
     "mean_reward": "reward_mean", "response_length": "completion_length", "lr": "learning_rate", "grad_norms": "grad_norm",
 }  # fmt: skip
-EMPTY = "every completion empty"  # no sampler makes such a batch, and what it raises stops a run: only its numbers are judged
+EMPTY = "every completion empty"  # no sampler makes such a batch, so an error for it is no fault, only non-finite numbers
 OWN_WORDS = {"logps": "logprobs", "logp": "logprobs", "response": "completion", "responses": "completions", "ref": "reference"}
 _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 
@@ -41,14 +41,14 @@ def repeats(subject: Subject) -> Finding:
     seen: list[tuple[str, Tensor]] = []
     records: list[Any] = []
     before = repr(subject.algorithm)
-    subject.stand_in()  # what is looked for once, such as warm_up, is known from here on
+    subject.stand_in()  # computes cached properties, such as warm_up
     with global_generators() as used:
         for seed in (None, 1):
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed)
                 torch.manual_seed(seed)
-                subject.draw(subject.stand_in(shape="alike"))  # a running mean is where it was after the same draw twice
+                subject.draw(subject.stand_in(shape="alike"))  # changes hidden state, if there is any
             laboratory = subject.stand_in()
             drawn = subject.draw(laboratory)
             if seed is None and used():
@@ -84,7 +84,7 @@ def repeats(subject: Subject) -> Finding:
 
 
 def _calls(subject: Subject, method: str) -> Callable[[], object]:
-    """A function that draws a batch, or draws one and computes its loss, in a fresh laboratory."""
+    """Return a function that draws a batch (draw), or draws one and computes its loss, in a new laboratory."""
     laboratory = subject.stand_in()
     if method == "draw":
         return lambda: subject.draw(laboratory)
@@ -130,13 +130,13 @@ def _differs_from_call_to_call(subject: Subject, method: str, wrong: str) -> Fin
 
 
 def _held(batch: Any) -> dict[str, str]:
-    """Where -> content of every tensor of a batch."""
+    """Return path -> hash of every tensor in a batch."""
     return {where: signature(tensor) for where, tensor in tensors_of(batch)}
 
 
 @contextmanager
 def global_generators() -> Iterator[Callable[[], list[str]]]:
-    """Gives a function that names the global generators that were used since; puts them back afterwards."""
+    """Yield a function that names the global generators used since then; restore their states afterwards."""
 
     def states() -> dict[str, Any]:
         numpy_state = np.random.get_state()
@@ -210,7 +210,7 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
     except NonFiniteError as error:
         said = f"{error}".partition(";")[0]
     except RlxError:
-        return None  # refused, with a message
+        return None  # the algorithm refuses such numbers
     except Exception as error:
         if name == EMPTY:
             return None
@@ -242,7 +242,7 @@ def metrics(subject: Subject) -> Finding:
             return broken(
                 f"the figure {name} has {given[0].numel()} numbers", where=f"metrics[{name!r}]", mend="use mean_of(values, mask)"
             )
-    drawn = {name for name in getattr(batch, "metrics", {}) if not name.startswith("reward/")}  # those are the task's own names
+    drawn = {name for name in getattr(batch, "metrics", {}) if not name.startswith("reward/")}  # reward/: the task's names
     names = {*output.metrics, *drawn}
     for name in sorted(names):
         found = _named(name, {*_TAKEN, *(f"{term}_loss" for term in output.terms)})

@@ -13,9 +13,9 @@ from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.subject import Subject
 
 VOCABULARY, LENGTH = 3, 2  # 7 completions, 49 groups of two
-AGAINST = -0.05  # a cosine with the gradient of the expected reward below this goes against it
-AWRY = 0.3  # a cosine with the gradient of the KL below this does not follow it
-NOTHING = 1e-9  # a gradient of this length is none
+AGAINST = -0.05  # least cosine with the gradient of the expected reward
+AWRY = 0.3  # least cosine with the gradient of the KL
+NOTHING = 1e-9  # a shorter gradient counts as 0
 KINDS = {AlgorithmType.POLICY_GRADIENT, AlgorithmType.REINFORCEMENT_LEARNING}
 MEND = (
     "k2 = r ** 2 / 2 has the right gradient on policy, k1 and k3 with the importance ratio before them (kl_gradient="
@@ -57,26 +57,26 @@ def objective(subject: Subject) -> Finding:
 
 
 def _is_noise(subject: Subject, world: World) -> Finding | None:
-    """Where all advantages are 0, a gradient is left whose mean over all completions is nothing: it teaches nothing."""
+    """Return a finding if advantages of 0 leave a gradient whose mean over all completions is 0, so that nothing is learned."""
     laboratory = subject.stand_in(spread=0.0)
     batch = subject.first_update(laboratory)
     advantages = getattr(batch, "advantages", None)
     if not isinstance(advantages, Tensor) or len(batch) == 0:
         return None
-    shown = advantages if bool(advantages.any()) else torch.ones_like(advantages)  # a group of equal rewards says nothing
+    shown = advantages if bool(advantages.any()) else torch.ones_like(advantages)  # equal rewards would show nothing
     nothing, once, twice = (
         subject.gradient(laboratory, batch.with_values(advantages=times * shown))[0] for times in (0.0, 1.0, 2.0)
     )
     leaf = laboratory.policy.leaves.get("token_logprobs")
     if leaf is None or not bool(nothing[: len(leaf)].abs().gt(NOTHING).any()) or bool(nothing[len(leaf) :].any()):
         return None
-    if bool((twice - 2 * once + nothing).abs().gt(NOTHING).any()):  # advantages weigh what is left, by their exponential, say
+    if bool((twice - 2 * once + nothing).abs().gt(NOTHING).any()):  # advantages weight it, by their exponential, say
         return None
     for shift in (-0.1, 0.1):
         sampled = torch.where(batch.completion_mask, batch.sampling_logprobs + shift, 0.0)
         moved = batch.with_values(advantages=0 * advantages, sampling_logprobs=sampled)
         if bool((subject.gradient(laboratory, moved)[0] - nothing).abs().gt(NOTHING).any()):
-            return None  # it holds the policy to its sampler
+            return None  # it is a regulariser to the sampler
     exact = exact_laboratory(subject, world, on_policy=True, rewarded=True)
     left = expected_gradient(subject, exact, ordered=True, without_advantages=True)
     share = float(left.mean.norm()) / left.size if left.size > NOTHING else 1.0
@@ -99,7 +99,7 @@ def _enumerated(subject: Subject, world: World, *, on_policy: bool = True, rewar
 
 
 def _follows(subject: Subject, world: World, penalty: Estimate, aims: Objectives) -> Finding | None:
-    """Where nothing is rewarded, the gradient that is left is that of a KL to the reference, if any is left."""
+    """Return a finding if, without rewards, a gradient remains that is not that of a KL to the reference."""
     if penalty.size <= NOTHING:
         off_policy, _ = _enumerated(subject, world, on_policy=False, rewarded=False)
         if off_policy.size <= NOTHING:

@@ -17,8 +17,8 @@ from rlx.check.stand_in import keys_of
 from rlx.check.subject import Subject, row_shown
 from rlx.data.sequences import Sequences
 
-POWERS = (-2, -1, -0.5, 0.5, 1, 2)  # of the padded width, by which a weight may go
-WIDER = 5  # columns of padding
+POWERS = (-2, -1, -0.5, 0.5, 1, 2)  # powers of the padded width to which a wrong weight may be proportional
+WIDER = 5  # additional columns of padding
 
 
 def padding(subject: Subject) -> Finding:
@@ -46,7 +46,7 @@ def padding(subject: Subject) -> Finding:
 
 @contextmanager
 def _wide(width: int) -> Iterator[None]:
-    """All sequences that are made here have at least this width."""
+    """Give all Sequences that are created inside the context at least this width."""
     usual = Sequences.__post_init__
 
     def at_least(self: Sequences) -> None:
@@ -61,10 +61,10 @@ def _wide(width: int) -> Iterator[None]:
 
 
 def _drawn_wider(subject: Subject) -> Finding | None:
-    """A draw whose tensors have more columns of padding makes weights or advantages that the padding has changed.
+    """Return a finding if more columns of padding change the weights or advantages of a draw.
 
-    A draw of random numbers for each place is another draw there: of what takes some, only what padding alone can do counts, a
-    gradient that goes with a power of the width, or advantages whose level or scale is another one.
+    If draw takes random numbers for each token, they differ with the width; then only effects of padding alone count: a gradient
+    proportional to a power of the width, or advantages with another offset or scale.
     """
     if subject.goes_past or subject.task.interaction is not None:
         return None
@@ -75,7 +75,7 @@ def _drawn_wider(subject: Subject) -> Finding | None:
     gradient, _ = subject.gradient(laboratory, batch)
     (part,) = parts_of(batch)
     width = part.sequences.width
-    other = subject.stand_in()  # it may draw, for algorithms that collect first
+    other = subject.stand_in()  # it draws too, for algorithms with a warm-up
     other.sampler = replace(other.sampler, wider=2 * WIDER)  # type: ignore[call-arg]
     with _wide(width + WIDER):
         try:
@@ -83,7 +83,7 @@ def _drawn_wider(subject: Subject) -> Finding | None:
             if len(parts_of(wider)) != 1 or len(wider) != len(batch):
                 return None
             found, _ = subject.gradient(other, wider)
-        except Exception as error:  # tensors of its own may be of another width, which is no fault
+        except Exception as error:  # own tensors may have another width, which is no fault
             subject.untried.append(f"a draw that is {WIDER} columns wider ({type(error).__name__}: {error})")
             return None
     (twin,) = parts_of(wider)
@@ -127,8 +127,8 @@ def _drawn_wider(subject: Subject) -> Finding | None:
 
 
 def _is_rescaled(here: Tensor, there: Tensor) -> bool:
-    """Whether the second numbers are those of the first at another level or scale, the same for all."""
-    if here.shape != there.shape or len(set(here.tolist())) < 3:  # two lie on every line
+    """Whether the second numbers equal the first ones apart from a common offset and scale, and differ from them."""
+    if here.shape != there.shape or len(set(here.tolist())) < 3:  # two always lie on a line
         return False
     x, y = here - here.mean(), there - there.mean()
     slope = float((x * y).sum() / (x * x).sum())
@@ -138,7 +138,7 @@ def _is_rescaled(here: Tensor, there: Tensor) -> bool:
 
 
 def _layouts(subject: Subject, finding: Finding) -> Finding:
-    """The real policy with the completions of a prompt in one row, and each in a row of its own."""
+    """Compare the real policy's gradients with the completions of a prompt in one row and each in a row of its own."""
     laboratory = subject.real(moved=True)
     if not laboratory.policy.shared_prefix:
         return finding

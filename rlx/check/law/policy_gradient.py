@@ -19,23 +19,23 @@ from rlx.check.place import first_result
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # nats a token between the policy and its sampler: ratios of 1/20 to 20
-MOST = 10.0  # nats of a whole completion: short of what guards exp against overflow
-NEARBY = (-0.25, 0.25)  # nats
-WITHIN = 0.15  # nats, within usual clips
-FAR = 0.9  # nats, where every usual clip has set in
-DEPTH = 3.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
-LARGE = 4.0  # the smallest positive advantage, where advantages shall be large
-MOST_FACTOR = 64.0  # by which they are made so: short of where exponentials become 0
-FADED = 1e-6  # of a slope is left, where it is 0 soon
-ONE = 1e-9  # a ratio this near to 1 is 1
+MOST = 10.0  # nats of a whole completion, below usual guards of exp against overflow
+NEARBY = (-0.25, 0.25)  # nats a token between the policy and its sampler
+WITHIN = 0.15  # nats, within usual clip ranges
+FAR = 0.9  # nats, beyond usual clip ranges
+DEPTH = 3.5  # nats by which all log-probabilities are lower, so that they can rise and stay below 0
+LARGE = 4.0  # the smallest positive advantage when advantages are scaled up
+MOST_FACTOR = 64.0  # largest factor of that scaling: beyond it, exponentials may become 0
+FADED = 1e-6  # share of a slope that remains shortly before it rounds to 0
+ONE = 1e-9  # largest difference of a ratio from 1 that counts as none
 CLIP_MEND = "the clipped objective is the smaller of the two: -torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)"
 
 
 @dataclass(frozen=True)
 class _Lost:
-    """Tokens that went the wrong way and get no gradient there, though they learn where the policy is its sampler.
+    """Tokens that moved in the wrong direction and have no gradient there, though they have one at policy = sampler.
 
-    tokens: bool [N], in the order of the stand-in policy's leaves; move: nats, negative where the policy made them less likely.
+    tokens: bool [N], in the order of the stand-in policy's leaves; move: nats, negative if the tokens became less likely.
     """
 
     tokens: Tensor
@@ -52,7 +52,7 @@ def clip(subject: Subject) -> Finding:
     laboratory = subject.stand_in(spread=0.0, depth=DEPTH)
     batch = subject.first_update(laboratory)
     if len(batch):
-        subject.loss(laboratory, batch)  # now every token has its leaf
+        subject.loss(laboratory, batch)  # creates the leaves of every token
     if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
     start = _slopes(subject, laboratory, batch, 0.0)
@@ -77,25 +77,26 @@ def clip(subject: Subject) -> Finding:
 
 
 def _lost(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, slopes: dict[float, Tensor]) -> _Lost | None:
-    """The first tokens that are given up on the wrong side, from the smallest move up; None if there are none.
+    """Return the first tokens that a clip stops on the wrong side, from the smallest move on; None if there are none.
 
-    A token whose value is part of the loss is given up no sooner on the wrong side than on the right one (a dual clip sets in
-    later than the one it doubles). One whose value is 0 is left out of the loss: by its ratio alone, or on the right side.
+    A token whose value is part of the loss must not be stopped at a smaller move on the wrong side than on the right one (the
+    second bound of a dual clip is further out). A token whose value is 0 is left out of the loss, by its ratio alone or on the
+    right side.
     """
-    rises, learning = start < 0, start != 0  # the loss falls as a token becomes likelier
+    rises, learning = start < 0, start != 0  # rises: making these tokens likelier lowers the loss
     lengths = torch.ones(len(start))
     for part in parts_of(batch):
         for group in completion_gradients(laboratory, part, torch.arange(len(start))):
             for places in group:
                 lengths[places] = float(len(places))
-    gone_before = torch.zeros(len(start), dtype=torch.bool)  # given up on the right side at a smaller move
-    faded = {way: torch.zeros(len(start), dtype=torch.bool) for way in (1, -1)}  # 0 for rounding alone: a gate that closes softly
+    gone_before = torch.zeros(len(start), dtype=torch.bool)  # stopped on the right side at a smaller move
+    faded = {way: torch.zeros(len(start), dtype=torch.bool) for way in (1, -1)}  # 0 only by rounding: a smooth gate
     for move in MOVES:
         reached = learning & (move * lengths <= MOST)
         gone = {way: reached & (slopes[way * move] == 0) for way in (1, -1)}
         right = torch.where(rises, gone[1], gone[-1])
         for way in (1, -1):
-            mine = rises if way < 0 else ~rises  # those which go the wrong way
+            mine = rises if way < 0 else ~rises  # tokens that move in the wrong direction
             wrong = gone[way] & mine & ~gone_before & ~faded[way]
             here = slopes[way * move].abs()
             faded[way] |= (here > 0) & (here < FADED * start.abs())
@@ -118,15 +119,15 @@ def _lost(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, s
 
 
 def _ratio_is_one(subject: Subject) -> Finding | None:
-    """A clip of what is 1 at every token although the policy is far from its sampler."""
+    """Return a finding if the ratio that is clipped is 1 at every token although the policy is far from its sampler."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     if len(batch):
-        subject.loss(laboratory, batch)  # now every token has its leaf
+        subject.loss(laboratory, batch)  # creates the leaves of every token
     if not reads_logprobs(laboratory):
         return None
     leaf = laboratory.policy.leaves["token_logprobs"]
-    with torch.no_grad():  # after the draw, which may have asked the policy itself
+    with torch.no_grad():  # after the draw, which may read the policy
         leaf.sub_(torch.rand(leaf.shape, generator=torch.Generator().manual_seed(0), dtype=leaf.dtype))
 
     def is_one(name: str, args: tuple[Any, ...], _: Any) -> bool:
@@ -149,7 +150,7 @@ def _ratio_is_one(subject: Subject) -> Finding | None:
 def _idle_on_policy(
     subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, moved: Sequence[Tensor]
 ) -> Finding | None:
-    """Tokens of one sign of the advantage that learn nothing where the policy is its sampler, but do elsewhere."""
+    """Return a finding if tokens of one sign of the advantage have no gradient at policy = sampler, but elsewhere."""
     signs = _signs(laboratory, batch, len(start))
     elsewhere = torch.stack([slopes != 0 for slopes in moved]).any(dim=0)
     for sign, name in ((1, "positive"), (-1, "negative")):
@@ -166,7 +167,7 @@ def _idle_on_policy(
             )
         if bool(mine.any()) and not bool((mine & (elsewhere | (start != 0))).any()) and bool((start != 0).any()):
             if not all(bool(_counted(subject, laboratory, batch, move, len(start))[mine].all()) for move in (0.0, *NEARBY)):
-                continue  # left out of the loss: nothing is meant to be learned from them
+                continue  # left out of the loss on purpose
             return broken(
                 f"completions with a {name} advantage count in the loss, but none of them learns anything, wherever the policy "
                 "has moved",
@@ -180,7 +181,7 @@ def _idle_on_policy(
 
 
 def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor) -> Finding | None:
-    """With larger advantages no positive one teaches anything where the policy is its sampler, negative ones do."""
+    """Return a finding if, at policy = sampler, larger advantages remove the gradient of positive ones, not of negative ones."""
     advantages = getattr(batch, "advantages", None)
     signs = _signs(laboratory, batch, len(start))
     good, bad = (signs > 0) & (start != 0), (signs < 0) & (start != 0)
@@ -194,7 +195,7 @@ def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, sta
     if bool((slopes[good] != 0).any()) or bool((slopes[bad] == 0).any()) or not bool(torch.isfinite(slopes).all()):
         return None
     if not bool(_counted(subject, laboratory, larger, 0.0, len(start))[good].all()):
-        return None  # left out of the loss, as outliers may be
+        return None  # left out of the loss, as outliers may be left out
     return broken(
         f"where the policy is its sampler and advantages are {factor:.3g} times as large, no completion with a positive one "
         "learns anything, those with a negative one do: where a clip sets in depends on the size of the advantage",
@@ -208,12 +209,12 @@ def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, sta
 def _weighed_awry(
     subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, near: list[Tensor], slopes: dict[float, Tensor]
 ) -> Finding | None:
-    """The weight of a token is the square of its ratio, or a constant below a bound and the ratio itself above it."""
+    """Return a finding if a token's weight is the square of its ratio, or is bounded from below but not from above."""
     learning = start != 0
     if not bool(learning.any()):
         return None
     weights = {move: (slope / start)[learning] for move, slope in slopes.items()}
-    within = {move: (slope / start)[learning] for move, slope in zip((-WITHIN, WITHIN), near, strict=True)}  # no cap acts there
+    within = {move: (slope / start)[learning] for move, slope in zip((-WITHIN, WITHIN), near, strict=True)}  # no cap is active
     squares = all(bool((weight * math.exp(-2 * move) - 1).abs().lt(ONE).all()) for move, weight in within.items())
     if squares and bool((_slopes_of_ratios(subject, laboratory, batch, MOVES[0]) / start - 1)[learning].abs().lt(ONE).all()):
         return broken(
@@ -230,7 +231,7 @@ def _weighed_awry(
         proximal = getattr(batch, "proximal_logprobs", None)
         if not isinstance(proximal, Tensor):
             return None
-        for move in (*(-move for move in MOVES), *MOVES[-2:]):  # of the sampler alone: the ratio of trainer and sampler
+        for move in (*(-move for move in MOVES), *MOVES[-2:]):  # changes the ratio of trainer and sampler
             there = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, proximal - move, 0.0))
             weights[move] = (_slopes(subject, laboratory, there, 0.0) / start)[learning]
         of = "ratios of proximal_logprobs to sampling_logprobs"
@@ -248,13 +249,13 @@ def _weighed_awry(
 
 
 def _has_a_floor(weights: dict[float, Tensor]) -> bool:
-    """Whether weights are the same for all moves down, and go with the ratio high up. weights: by move, that of no move is 1."""
+    """Whether weights (move -> weights) are 1 for all moves down and proportional to the ratio at large moves up."""
     rising = weights[MOVES[-1]] / weights[MOVES[-2]] / math.exp(MOVES[-1] - MOVES[-2])
     return all(bool((weight - 1).abs().lt(ONE).all()) for weight in (*(weights[-move] for move in MOVES), rising))
 
 
 def _signs(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
-    """[N] the sign of each token's advantage; 0 where the batch says none."""
+    """Return [N] the sign of each token's advantage; 0 if the batch has none."""
     signs = torch.zeros(size)
     for part in parts_of(batch):
         advantages = getattr(part, "advantages", None)
@@ -269,7 +270,7 @@ def _signs(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
 
 @contextmanager
 def _moved(laboratory: Laboratory, batch: Any, distance: float) -> Iterator[tuple[Laboratory, Any]]:
-    """Laboratory and batch while the policy makes each token likelier by `distance` nats than when sampled, its reference too."""
+    """Yield laboratory and batch with each token `distance` nats likelier than when sampled, under the reference too."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     reference = copy.copy(laboratory.reference)
     reference.numbers = replace(reference.numbers, drift=-distance)
@@ -281,13 +282,13 @@ def _moved(laboratory: Laboratory, batch: Any, distance: float) -> Iterator[tupl
 
 
 def _slopes(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> Tensor:
-    """float64 [N] the slope of the loss at each token's log-probability, once all have moved by this many nats."""
+    """Return float64 [N] the slope of the loss at each token's log-probability, after all have moved by this many nats."""
     with _moved(laboratory, batch, distance) as (there, moved):
         return subject.gradient(there, moved)[0][: len(laboratory.policy.leaves["token_logprobs"])]
 
 
 def _slopes_of_ratios(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> Tensor:
-    """`_slopes`, where everybody has moved with the policy, so that every ratio is what it was: a probability is not."""
+    """Return `_slopes` with all log-probabilities moved equally, so that every ratio stays the same, but no probability."""
     names = ("sampling_logprobs", "proximal_logprobs")
     held = {name: tensor for name in names if isinstance(tensor := getattr(batch, name, None), Tensor)}
     there = {name: torch.where(batch.completion_mask, tensor + distance, 0.0) for name, tensor in held.items()}
@@ -295,7 +296,7 @@ def _slopes_of_ratios(subject: Subject, laboratory: Laboratory, batch: Any, dist
 
 
 def _counted(subject: Subject, laboratory: Laboratory, batch: Any, distance: float, size: int) -> Tensor:
-    """bool [N]: tokens where a term that reads log-probabilities, with a value a token or a completion, weighs other than 0."""
+    """Return bool [N] tokens where a term that reads log-probabilities has a non-zero weighted value, by token or completion."""
     found = torch.zeros(size, dtype=torch.bool)
     leaf = laboratory.policy.leaves["token_logprobs"]
     with _moved(laboratory, batch, distance) as (there, moved):
@@ -319,9 +320,9 @@ def reads(values: Tensor, leaf: Tensor) -> bool:
 
 
 def _token_shown(subject: Subject, laboratory: Laboratory, batch: Any, lost: _Lost, start: Tensor) -> str:
-    """The first of the tokens: its text, its ratio and the sign of its advantage, and the row that holds it."""
+    """Return the text, the ratio, the sign of the advantage and the row of the first of these tokens."""
     signs = _signs(laboratory, batch, len(start))
-    signs = torch.where(signs == 0, -torch.sign(start).to(signs), signs)  # an algorithm's own batch may hold no advantages
+    signs = torch.where(signs == 0, -torch.sign(start).to(signs), signs)  # a user's batch may have no advantages
     for part in parts_of(batch):
         places = completion_gradients(laboratory, part, torch.arange(len(start)))
         for row, group in enumerate(places):

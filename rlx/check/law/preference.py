@@ -17,13 +17,13 @@ from rlx.check.place import throws_dice
 from rlx.check.stand_in import Key, StandInPolicy, keys_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 
-FLAT = 1e-6  # losses nearer than this are equal
-MOST_PAIRS = 6  # of which another completion is rewarded
-EQUALLY = -1.1  # the log-probability of every token, where all are as likely
-LIKELY = -0.1  # and where they are likely
+FLAT = 1e-6  # a smaller slope or difference of losses counts as 0
+MOST_PAIRS = 6  # pairs whose rejected completion gets a higher reward
+EQUALLY = -1.1  # log-probability of every token when all are equally likely
+LIKELY = -0.1  # log-probability of every token when all are likely
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
-SETTLED, DEEP = 1e4, 200.0  # the same, where a pair has nothing left to teach; and by which both sides lie below the reference
-# side, sign of the slope that it shall have, what a slope of the other sign does, and what is said of it
+SETTLED, DEEP = 1e4, 200.0  # the same after a pair is fully learned; nats a token by which both sides are below the reference
+# side, sign of its correct slope, effect of a slope of the other sign, and words of the message about it
 ASTRAY = (
     (1, 1, "rejected completions are made likelier", "negative", "chosen", "a likelihood term: it is of chosen ones alone"),
     (0, -1, "chosen completions are made less likely", "positive", "rejected", "a live weight of the policy's own likelihood"),
@@ -33,9 +33,10 @@ ASTRAY = (
 def preferred(
     subject: Subject, laboratory: Laboratory, batch: Any, part: Any, slopes: list[Tensor], *, begins: bool
 ) -> Finding | str:
-    """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there.
+    """Test that the loss falls when chosen completions become more and rejected ones less likely, at least far in that direction.
 
-    begins: are completions as likely as where a run begins? Where they are less so, a term may hold one side from collapsing.
+    begins: whether completions are as likely as when a run begins; if they are less likely, a term may keep one side from
+    collapsing.
     """
     each = [float(slope[0] - slope[1]) for slope in slopes]
     labelled = any("label" in loss.requires for _, loss in losses_of(subject.algorithm))
@@ -65,7 +66,7 @@ def preferred(
         return astray_later
     if sum(each) < 0 and not labelled and (astray_later := _turns_when_settled(subject, laboratory, batch, part)) is not None:
         return astray_later
-    if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
+    if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # the laws tokens and falls report no gradient
         return f"{sum(each):.1e}"
     _, figures = subject.gradient(laboratory, batch)
     chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side)[0] for side in (0, 1))
@@ -82,9 +83,9 @@ def preferred(
 
 
 def turned_where_likely(subject: Subject) -> Finding | None:
-    """Where every token is likely, both sides of all pairs are pushed the wrong way, and where none is they are not.
+    """Return a finding if both sides of all pairs are pushed in the wrong direction at likely tokens, but not at unlikely ones.
 
-    A curve that dips where the margin is 0 does so at every probability: of it the slope says nothing.
+    A loss that is not monotone at a margin of 0 is so at every probability; its slope there shows nothing.
     """
     if not subject.reads_pairs:
         return None
@@ -106,7 +107,7 @@ def turned_where_likely(subject: Subject) -> Finding | None:
 
 
 def _where_all_are(subject: Subject, logprob: float) -> tuple[list[list[float]], str]:
-    """The slopes [chosen, rejected] of each pair where everybody gives each token this log-probability, and a pair to show."""
+    """Return the slopes [chosen, rejected] of each pair when all give each token this log-probability, and an example row."""
     laboratory = subject.stand_in(constant=logprob, constant_of="everybody")
     batch = subject.first_update(laboratory)
     gradient, _ = subject.gradient(laboratory, batch)
@@ -118,7 +119,7 @@ def _where_all_are(subject: Subject, logprob: float) -> tuple[list[list[float]],
 
 
 def places_decide(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """Of pairs of sampled completions, places in the group decide which one is chosen: all of them, or those of equal rewards."""
+    """Return a finding if positions in a group decide which of two sampled completions is chosen, always or at equal rewards."""
     if (
         part.sequences.group_size != 2
         or hasattr(part, "rewards")
@@ -130,9 +131,9 @@ def places_decide(subject: Subject, laboratory: Laboratory, batch: Any, part: An
 
 
 def _rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """Pairs that stay what they are, and teach the same, when a rejected one is rewarded by more.
+    """Return a finding if pairs and their gradients stay the same when a rejected completion gets a higher reward.
 
-    Where a group comes in the opposite order, its pair is turned. An algorithm may judge completions by a rule of its own.
+    A group in the opposite order must give the reversed pair: an algorithm may rank completions by a rule of its own.
     """
 
     def drawn(each: Any) -> list[tuple[Key, Key]]:
@@ -158,9 +159,9 @@ def _rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: 
 
 
 def _ties_by_place(subject: Subject) -> Finding | None:
-    """Where a group comes in the opposite order, the chosen and the rejected completion of its pair change places.
+    """Return a finding if a group in the opposite order gives the reversed pair at equal rewards.
 
-    A rule of the algorithm's own may decide between equal rewards, and so may chance.
+    A rule of the algorithm's own, or chance, may rank completions with equal rewards.
     """
     for rewards in ({}, {"equal_rewards": True}):
         laboratory = subject.stand_in(spread=0.0, rewards=rewards)
@@ -173,7 +174,7 @@ def _ties_by_place(subject: Subject) -> Finding | None:
             if not astray or throws_dice(lambda: subject.draw(subject.stand_in(spread=0.0))):
                 continue
             slopes = completion_gradients(laboratory, part, subject.gradient(laboratory, batch)[0])
-            if not any(bool(side.any()) for row in astray for side in slopes[row]):  # they weigh nothing
+            if not any(bool(side.any()) for row in astray for side in slopes[row]):  # they have no weight
                 continue
             return broken(
                 f"{len(astray)} of {len(pairs)} pairs are turned round where the completions of their group come in the opposite "
@@ -188,18 +189,18 @@ def _ties_by_place(subject: Subject) -> Finding | None:
 
 
 def _turned(laboratory: Laboratory) -> Laboratory:
-    """The laboratory, with the completions of every second group in the opposite order."""
+    """Return the laboratory with the completions of every second group in the opposite order."""
     return replace(laboratory, sampler=replace(laboratory.sampler, turned=True))  # type: ignore[call-arg]
 
 
 def _pairs(part: Any) -> list[tuple[Key, Key]]:
-    """The chosen and the rejected completion of each row, with their prompts."""
+    """Return the keys of the chosen and the rejected completion of each row."""
     keys = keys_of(part.sequences)
     return list(zip(keys[::2], keys[1::2], strict=True))
 
 
 def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """A term of several that reads one side of the pairs alone, and pushes it the wrong way; the others may outweigh it."""
+    """Return a finding if one of several terms reads one side of the pairs only and pushes it in the wrong direction."""
     terms = subject.loss(laboratory, batch).terms
     leaf = laboratory.policy.leaves["token_logprobs"]
     for name, term in terms.items() if len(terms) > 1 else ():
@@ -232,17 +233,17 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
 
 
 def _terms_of_equals(subject: Subject, laboratory: Laboratory, batch: Any) -> Any:
-    """The terms of the loss where every token is as likely: what both sides do alike then does as much to each."""
+    """Return the terms of the loss with all tokens equally likely: effects common to both sides are then equal on both."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     with at(leaf, EQUALLY):
         return subject.loss(laboratory, batch).terms
 
 
 def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, part: Any, side: int, sign: int) -> bool:
-    """Whether another term does as much to the other side of all pairs as a term does to its own.
+    """Whether another term has the same effect on the other side of all pairs as a term has on its own side.
 
-    Both together make all completions less likely, or more: a penalty on confidence, whichever is chosen. As much: in all, or at
-    each token.
+    Both together make all completions less likely, or all more likely: a penalty on confidence, whichever side is chosen. The
+    effects are equal in total or at each token.
     """
     if other is term or not other.total.requires_grad:
         return False
@@ -261,7 +262,7 @@ def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, pa
 def _leaning(
     subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int, by: float = LEANING
 ) -> tuple[float, Tensor]:
-    """(the loss, its gradient) where the policy leans to one side (0 chosen, 1 rejected) of its pairs, by `by` nats a token."""
+    """Return (the loss, its gradient) when the policy prefers one side (0 chosen, 1 rejected) by `by` nats a token."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     places = torch.cat([group[1 - side] for group in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
     with at(leaf, leaf.detach()[places] - by, places):
@@ -270,7 +271,7 @@ def _leaning(
 
 
 def _given_up(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """Pairs that the policy orders wrong count in the loss, and nothing puts them right."""
+    """Return a finding if pairs that the policy ranks in the wrong order count in the loss but have no gradient."""
     loss, gradient = _leaning(subject, laboratory, batch, part, side=1)
     if len(parts_of(batch)) != 1 or bool(gradient.any()) or abs(loss) <= FLAT:
         return None
@@ -286,7 +287,7 @@ def _given_up(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -
 
 
 def _turns_when_settled(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """Where the policy never says the rejected completion, chosen ones go down, however far below the reference they are."""
+    """Return a finding if chosen completions are lowered without limit once rejected ones have a probability of 0."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     with at(leaf, leaf.detach() - DEEP):
         _, gradient = _leaning(subject, laboratory, batch, part, side=0, by=SETTLED)

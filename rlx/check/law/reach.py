@@ -15,15 +15,15 @@ from rlx.check.subject import Laboratory, Subject, losses_of, row_shown
 from rlx.check.variant import plain_fields
 
 DRIFT = 0.5  # nats a token between two references
-MOST_TRIED = 3  # completions
-ROWS = slice(0, 6)  # of a batch, where the real model runs
+MOST_TRIED = 3  # completions that are examined
+ROWS = slice(0, 6)  # rows of a batch for the real model
 
 
 def belongs(subject: Subject) -> Finding:
     """Gradients reach only the policy, not the reference, the batch or its weights; no weights change by themselves."""
     laboratory = subject.real(moved=True)
     before = [parameter.detach().clone() for parameter in laboratory.policy.parameters()]
-    adapter = laboratory.policy.adapter  # with one the policy's own forward runs through the reference's weights
+    adapter = laboratory.policy.adapter  # with one, the policy's forward pass uses the reference's weights
     is_shared, own = adapter is not None, frozenset[str]() if adapter is None else adapter.trained
     theirs = [parameter for name, parameter in laboratory.reference.model.named_parameters() if name not in own]
     start = [parameter.detach().clone() for parameter in theirs] if is_shared else []
@@ -67,7 +67,7 @@ def belongs(subject: Subject) -> Finding:
 
 
 def _through_the_critic(subject: Subject) -> Finding | None:
-    """A term in which log-probabilities are multiplied by the critic's live values: an advantage that is not detached."""
+    """Return a finding if a term multiplies log-probabilities by values with a gradient: an advantage is not detached."""
     if Need.VALUES not in subject.needs or subject.goes_past:
         return None
     laboratory = subject.stand_in()
@@ -91,9 +91,9 @@ def _through_the_critic(subject: Subject) -> Finding | None:
 
 
 def _target_is_live(subject: Subject) -> Finding | None:
-    """A term that draws the critic's value at a token to its value at the next one, and that one away from there.
+    """Return a finding if a term pulls the value at a token to the next one, and pushes the next one away.
 
-    What compares values alone, and is flat where all of them are equal, is no regression and not judged.
+    A term that compares values only with each other, and has no slope when all are equal, is not a regression and not judged.
     """
     if Need.VALUES not in subject.needs or subject.goes_past:
         return None
@@ -124,7 +124,7 @@ def _target_is_live(subject: Subject) -> Finding | None:
 
 
 def _compares_alone(subject: Subject, laboratory: Laboratory, batch: Any, name: str) -> bool:
-    """Whether a term is flat where the critic says the same everywhere, whatever that is."""
+    """Whether a term has no slope when all values are equal, whatever they are."""
     leaf = laboratory.policy.leaves["values"]
     flat = True
     for value in (0.25, 0.75):
@@ -134,7 +134,7 @@ def _compares_alone(subject: Subject, laboratory: Laboratory, batch: Any, name: 
 
 
 def _slope(total: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of a number, of which another can be taken; 0 where it does not depend on the leaf."""
+    """Return the gradient of a number, itself differentiable; 0 if the number does not depend on the leaf."""
     if not total.requires_grad:
         return torch.zeros_like(leaf)
     (found,) = torch.autograd.grad(total, leaf, create_graph=True, allow_unused=True, materialize_grads=True)
@@ -182,12 +182,12 @@ def _reference_is_read(subject: Subject) -> Finding:
 
 
 def _reference_matters(subject: Subject) -> Finding | None:
-    """A reference that is declared and asked, and whose numbers change nothing: another one stands in its place."""
+    """Return a finding if the reference is needed and read, but other values of it change nothing."""
     if Need.REFERENCE not in subject.needs or subject.goes_past:
         return None
-    if any(not value for _, value in plain_fields(subject.algorithm)):  # the weight of its penalty, say
+    if any(not value for _, value in plain_fields(subject.algorithm)):  # such as the weight of its penalty
         return None
-    if any(not loss.needs_reference for _, loss in losses_of(subject.algorithm)):  # and says so
+    if any(not loss.needs_reference for _, loss in losses_of(subject.algorithm)):  # a declared absence of effect
         return None
     for step in (0, 500):
         found = []
@@ -197,7 +197,7 @@ def _reference_matters(subject: Subject) -> Finding | None:
             if len(batch) == 0:
                 return None
             gradient, figures = subject.gradient(laboratory, batch)
-            if any(name.startswith("kl_") for name in laboratory.policy.leaves):  # which no other reference changes here
+            if any(name.startswith("kl_") for name in laboratory.policy.leaves):  # stand-ins have one for every reference
                 return None
             found.append((gradient, repr(figures)))
         (one, said), (other, said_of_other) = found
@@ -215,10 +215,10 @@ def _reference_matters(subject: Subject) -> Finding | None:
 
 
 def _real_calls(subject: Subject) -> int:
-    """How often the reference's model is run, for algorithms that go past the stand-in's methods."""
+    """Return how often the reference's model is run, for algorithms that do not use the stand-in's methods."""
     laboratory = subject.real(moved=False, runs_reference=True)
     calls: list[bool] = []
-    adapter = laboratory.policy.adapter  # with one the model is the policy's too
+    adapter = laboratory.policy.adapter  # with one, the policy uses the same model
     handle = laboratory.reference.model.register_forward_hook(lambda *_: calls.append(adapter is None or adapter.is_at_start))
     try:
         subject.loss(laboratory, subject.first_update(laboratory)[ROWS])

@@ -17,14 +17,14 @@ from rlx.check.stand_in import key_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.check.variant import plain_fields, variants
 
-RAISED = 0.05  # nats a token
-NUDGED = 1e-3  # nats a token, where slopes are held against one another
-DRIFT = 0.5  # nats a token by which the policy likes its completions better than the reference does
-UNREAD = 1e-9  # a slope below this is 0
+RAISED = 0.05  # nats a token by which reference log-probabilities change
+NUDGED = 1e-3  # nats a token, where slopes are compared
+DRIFT = 0.5  # nats a token by which the policy's log-probabilities exceed the reference's
+UNREAD = 1e-9  # a smaller slope counts as 0
 FLAT = 1e-6
-FEW_ROWS = 6  # of which single slopes are taken
-ROUNDED = 1e-3  # of an advantage: whitening makes that much of rounding errors, where all rewards are 0
-AVERAGED = 0.02  # relative: what a difference over NUDGED nats a token is off by, at most
+FEW_ROWS = 6  # rows whose slopes are computed singly
+ROUNDED = 1e-3  # change of an advantage: if all rewards are 0, whitening amplifies rounding errors to this size
+AVERAGED = 0.02  # relative error of a difference over NUDGED nats a token, at most
 SIDES = ("chosen", "rejected")
 MEND = "hold each side to its own: (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)"
 
@@ -72,7 +72,7 @@ def reference(subject: Subject) -> Finding:
 
 
 def _slope(laboratory: Laboratory, pairs: list[Any], gradient: Tensor, side: int) -> float:
-    """Of the loss along the policy's log-probabilities of one side, each token as much as any other."""
+    """Return the slope of the loss along the policy's log-probabilities of one side, the same for each token."""
     rows = (row for part in pairs for row in completion_gradients(laboratory, part, gradient))
     return float(sum(row[side].sum() for row in rows))
 
@@ -80,7 +80,7 @@ def _slope(laboratory: Laboratory, pairs: list[Any], gradient: Tensor, side: int
 def _reference_slope(
     subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], side: int, *, by: float = RAISED
 ) -> float:
-    """The same along the reference's, which take no gradient: by differences over twice as many nats a token."""
+    """Return the same slope along the reference's log-probabilities, as a difference quotient from -by to +by."""
     rows = [row for part in pairs for row in zip(part.sequences.prompts, part.sequences.completions, strict=True)]
     losses = []
     for raised in (-by, by):
@@ -91,7 +91,7 @@ def _reference_slope(
 
 
 def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], gradient: Tensor) -> Finding | None:
-    """One of the two log-probabilities of a chosen completion is a sum over its tokens, the other a mean."""
+    """Return a finding if one of a chosen completion's two log-probabilities is a sum over its tokens, the other a mean."""
     shares: list[float] = []
     lengths: list[int] = []
     for part in pairs:
@@ -122,7 +122,7 @@ def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[
 
 
 def _beta_on_one(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], ours: list[float]) -> Finding | None:
-    """The policy's log-probabilities of both sides are multiplied by beta, the reference's are not."""
+    """Return a finding if beta multiplies the policy's log-probabilities of both sides, but not the reference's."""
     betas = {name: value for name, value in plain_fields(subject.algorithm) if is_beta(name) and isinstance(value, float)}
     betas = {name: value for name, value in betas.items() if abs(value - 1) > AVERAGED and value > 0}
     if not betas or min(map(abs, ours)) <= UNREAD:
@@ -143,7 +143,7 @@ def _beta_on_one(subject: Subject, laboratory: Laboratory, batch: Any, pairs: li
 
 @dataclass(frozen=True)
 class _AtDrift:
-    """The loss, its slope along the policy's log-probabilities and along its KL over the vocabulary, and a row to show."""
+    """The loss, its slopes along the policy's log-probabilities and along the vocabulary's KL, and an example row."""
 
     loss: float
     slope: float
@@ -190,7 +190,7 @@ def anchor(subject: Subject) -> Finding:
 
 
 def _follows_something_else(subject: Subject) -> Finding | None:
-    """Where all rewards are 0, another reference gives the penalty another gradient: else its gradient is 0 on average."""
+    """Return a finding if, at rewards of 0, another reference does not change the gradient of a penalty."""
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     if subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
@@ -237,7 +237,7 @@ def _follows_something_else(subject: Subject) -> Finding | None:
 
 
 def _bends_down(subject: Subject) -> Finding | None:
-    """A term whose slope is 0 where the policy is its reference, and that falls on both sides of it."""
+    """Return a finding if a term has slope 0 at policy = reference and falls on both sides."""
     if Need.REFERENCE not in subject.needs or subject.goes_past:
         return None
     laboratory = subject.stand_in(spread=0.0, depth=DRIFT)
@@ -269,7 +269,7 @@ def _bends_down(subject: Subject) -> Finding | None:
 
 
 def _drives_away(subject: Subject) -> Finding | None:
-    """The KL over the vocabulary is raised wherever it has a gradient, and lowered nowhere."""
+    """Return a finding if the KL over the vocabulary is raised wherever it has a gradient."""
     if Need.REFERENCE not in subject.needs or subject.goes_past:
         return None
     laboratory = subject.stand_in()
@@ -293,7 +293,7 @@ def _drives_away(subject: Subject) -> Finding | None:
 
 
 def _counted_twice(subject: Subject) -> Finding | None:
-    """One hyperparameter weighs a penalty in the advantages that draw makes, and another in the loss of a batch."""
+    """Return a finding if a penalty's weight acts both on the advantages that draw makes and on the loss of a batch."""
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     first = dict(reversed(list(variants(subject.algorithm))))
@@ -304,7 +304,7 @@ def _counted_twice(subject: Subject) -> Finding | None:
             kept = copy.deepcopy(laboratory.state)
             batch = subject.first_update(laboratory)
             laboratory.state.clear()
-            laboratory.state.update(kept)  # a coefficient that moves from draw to draw is none that another weight moves
+            laboratory.state.update(kept)  # excludes changes of a coefficient from draw to draw
             other = subject.with_algorithm(first[name]).first_update(laboratory)
             one, two = (getattr(each, "advantages", None) for each in (batch, other))
             if not isinstance(one, Tensor) or not isinstance(two, Tensor) or one.shape != two.shape or not one.numel():
@@ -313,7 +313,7 @@ def _counted_twice(subject: Subject) -> Finding | None:
             mine, _ = subject.gradient(laboratory, batch)
             theirs, _ = subject.with_algorithm(first[name]).gradient(laboratory, other.with_values(advantages=one))
             acts.append((drawn > FLAT, float((mine - theirs).abs().max()) > FLAT**2))
-            if acts == [(True, False)] and drawn > ROUNDED:  # where all agree, no penalty has a weight to show
+            if acts == [(True, False)] and drawn > ROUNDED:  # if all agree, a penalty is 0
                 return broken(
                     f"where policy, reference and sampler agree and all rewards are 0, another {name} changes advantages by "
                     f"{drawn:.2g}: it weighs what is not 0 there, as a KL is",
@@ -335,7 +335,7 @@ def _counted_twice(subject: Subject) -> Finding | None:
 
 
 def _times_advantage(subject: Subject) -> Finding | None:
-    """A penalty that is linear in its weight, and whose gradient turns round with the sign of all advantages."""
+    """Return a finding if a penalty is linear in its weight and its gradient reverses with the sign of all advantages."""
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     values = dict(plain_fields(subject.algorithm))
@@ -353,16 +353,16 @@ def _times_advantage(subject: Subject) -> Finding | None:
         rises, mirrored = [], []
         for other in others:
             by = dict(plain_fields(other.algorithm))[name] - values[name]
-            its = other.first_update(laboratory)  # which has what another weight needs, such as the reference's log-probabilities
+            its = other.first_update(laboratory)  # it may have fields that the other weight needs
             found = [other.gradient(laboratory, its.with_values(advantages=sign * advantages))[0] for sign in (1, -1)]
             rises.append((found[0] - usual) / by)
             mirrored.append((found[1] - start) / by)
         scale = float(rises[0].abs().max())
         if scale <= FLAT or max(float(each.abs().max()) for each in (rises[0] - rises[1], mirrored[0] + rises[0])) > FLAT * scale:
             continue
-        same = rises[0] * (usual - values[name] * rises[0])  # with the gradient of the rest of the loss
+        same = rises[0] * (usual - values[name] * rises[0])  # product with the gradient of the other terms
         if not bool((same > FLAT**2).any()) or not bool((same < -(FLAT**2)).any()):
-            continue  # it is a weight of what advantages teach
+            continue  # it weights the policy gradient itself
         return broken(
             f"the gradient that {name} weighs turns round where all advantages do: the penalty is multiplied by them, so that "
             "completions with a negative one are driven away from the reference",

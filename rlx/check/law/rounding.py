@@ -13,14 +13,15 @@ from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import keys_of
 from rlx.check.subject import Subject
 
-HUGE = 1e3  # an advantage of a reward of 1 among others of 0 beyond this is a quotient of almost nothing
-LEVELS = 3  # that advantages have: fewer may say what is chosen
+HUGE = 1e3  # a larger advantage of a reward of 1 among others of 0 was divided by almost 0
+LEVELS = 3  # least number of different advantages; fewer may be labels
 
 
 def rounded_down(subject: Subject) -> Finding | None:
-    """Advantages are whole numbers, equal where rewards differ, and add to -1 with those of the rewards turned round.
+    """Return a finding if advantages are rounded to whole numbers.
 
-    That is what rounding down does to numbers which would add to 0; ranks, signs and choices do no such thing.
+    They are whole, equal at different rewards, and add to -1 or 1 with the advantages of negated rewards. Rounding down or up
+    does so to numbers that add to 0; ranks, signs and choices do not.
     """
     if Need.VALUES in subject.needs:
         return None
@@ -54,7 +55,7 @@ def rounded_down(subject: Subject) -> Finding | None:
 
 
 def blown_up(subject: Subject) -> Finding | None:
-    """A reward of 1 among others of 0 gets an advantage that only an epsilon keeps finite."""
+    """Return a finding if a reward of 1 among others of 0 gets an advantage that only an epsilon keeps finite."""
     usual = None if Need.VALUES in subject.needs else _advantages(subject, equal_rewards=True, bonus=-0.5)
     texts = () if usual is None else usual[0].texts
     alone = next((text for group in texts for text in group if group.count(text) == 1), None)
@@ -75,7 +76,7 @@ def blown_up(subject: Subject) -> Finding | None:
 
 
 def _advantages(subject: Subject, **rewards: Any) -> tuple[Any, Tensor] | None:
-    """(the first part of a draw that has advantages of completions, those [P, G])."""
+    """Return (the first part of a draw with advantages of completions, these advantages [P, G]); None if there is none."""
     for part in parts_of(subject.draw(subject.stand_in(spread=0.0, rewards=rewards))):
         found, own = getattr(part, "advantages", None), getattr(part, "rewards", None)
         if isinstance(found, Tensor) and isinstance(own, Tensor) and found.ndim == 2 and found.shape == own.shape:

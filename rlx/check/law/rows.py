@@ -25,9 +25,9 @@ from rlx.check.law.weight import rarer_weighs_less, weights_of_other_rows
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.data.preferences import PairBatch
 
-DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
-MANY = 8  # steps, which draw more pairs than a few places hold
-ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
+DRAWN_STEPS = (0, 1, 500)  # at the last, a curriculum has advanced
+MANY = 8  # steps, which draw more pairs than the first rows of a task
+ROUNDED = 1e-5  # relative difference, by rounding to float32, of two equal draws
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
     "and let the batch's slices take them along; never take a mean inside compute_loss"
@@ -35,7 +35,7 @@ MEAN_MEND = (
 
 
 def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
-    """The largest difference, relative to the largest number, or to `floor` if that is smaller."""
+    """Return the largest difference, relative to the largest number, or to `floor` if that number is smaller."""
     if not expected.numel():
         return 0.0
     if not bool(torch.isfinite(found).all()):
@@ -44,7 +44,7 @@ def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
 
 
 def outcome_gap(found: Tensor, other: Mapping[str, float], whole: Tensor, figures: Mapping[str, float]) -> float:
-    """The larger of the gap between two gradients and the gap between their losses.
+    """Return the larger of the gap between two gradients and the gap between their losses.
 
     The values of a loss may cancel to 0, so losses are compared relative to the largest entry of the gradient at least.
     """
@@ -85,7 +85,7 @@ def split(subject: Subject) -> Finding:
 
 
 def _split_unlike(subject: Subject) -> Finding | None:
-    """The same where no two rows have advantages of the same size: by chance all may pass a threshold, or none."""
+    """Test micro-batches on advantages that all differ in size: by chance, all others may pass a threshold, or none."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     advantages = getattr(batch, "advantages", None)
@@ -99,7 +99,7 @@ def _split_unlike(subject: Subject) -> Finding | None:
 
 
 def _state_broken(subject: Subject, laboratory: Laboratory, batch: object, size: int) -> Finding | None:
-    """A running mean of a loss whose mean over the update depends on how it is cut."""
+    """Return a finding if the update of a loss's running mean depends on the size of micro-batches."""
     if not subject.states(laboratory).values:
         return None
     records = []
@@ -149,7 +149,7 @@ def order(subject: Subject) -> Finding:
         shuffled = permuted(batch)
         found, other = subject.gradient(laboratory, shuffled)
     except Exception as error:
-        if type(batch).__module__.startswith("rlx."):  # whose rows can stand in any order: it is the loss that raises
+        if type(batch).__module__.startswith("rlx."):  # its rows can be reordered, so the loss raises
             raise
         return skipped(f"the rows of a {type(batch).__name__} could not be reordered: {type(error).__name__}: {error}")
     off = outcome_gap(found, other, whole, figures)
@@ -167,19 +167,19 @@ def order(subject: Subject) -> Finding:
 
 
 def _turned(subject: Subject) -> Finding | None:
-    """Every second group's completions in the opposite order: nothing changes for the other groups."""
+    """Return a finding if reversing every second group's completions changes the gradients of other groups."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return None
     (as_drawn, shown, made), (other, _, remade) = (_slopes_of_groups(subject, turned=turned) for turned in (False, True))
     if subject.task.interaction is not None and _whole(as_drawn) != _whole(other):
-        return None  # conversations went on otherwise: others are in the batch, which may count in its means
+        return None  # the conversations differ, which may change means over the batch
     scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
-    scale = max(scale, 1e-12)  # where nothing is learned
+    scale = max(scale, 1e-12)  # for gradients of 0
     both = as_drawn.keys() & other.keys()
     ahead = sum(float((other[group] * as_drawn[group]).sum()) for group in both)
     factor = ahead / max(1e-300, sum(float(as_drawn[group].square().sum()) for group in both))
     if len(both) > 1 and all(gap(other[group], factor * as_drawn[group], floor=scale) <= ROUNDED for group in both):
-        return None  # all the same, but for the count of the tokens that a random number for each place lets learn
+        return None  # equal apart from a factor: a random choice of tokens changes their number
     for group in both:
         off = gap(other[group], as_drawn[group], floor=scale)
         if off > ROUNDED:
@@ -195,12 +195,12 @@ def _turned(subject: Subject) -> Finding | None:
 
 
 def _whole(groups: dict[Any, Tensor]) -> list[Any]:
-    """The prompts and their completions, in no order."""
+    """Return the prompts with their completions, independent of the order of groups and completions."""
     return sorted((prompt, *sorted(completions)) for prompt, *completions in groups)
 
 
 def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str], dict[Any, str]]:
-    """Prompt with its completions in their order -> the gradient at their tokens; -> how they read; -> their advantages."""
+    """Return group of a prompt -> the gradient at its tokens, -> its text, -> its advantages."""
     laboratory = subject.stand_in()
     laboratory.sampler = replace(laboratory.sampler, turned=turned)  # type: ignore[call-arg]
     batch = subject.first_update(laboratory)
@@ -268,7 +268,7 @@ def draws(subject: Subject) -> Finding:
 
 
 def _few_of_many(subject: Subject) -> Finding | None:
-    """Pairs that come from the first places of the task alone, whatever the step."""
+    """Return a finding if all steps draw pairs from the first rows of the task only."""
     laboratory = subject.stand_in()
     places: set[int] = set()
     size = most = 0

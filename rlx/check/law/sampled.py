@@ -20,9 +20,9 @@ EQUAL = 1e-5  # in units of the reward
 
 
 def rewards_of_others(subject: Subject) -> Finding | None:
-    """Rewards of the task that it gave for other completions, and advantages that follow them.
+    """Return a finding if a batch has rewards that the task gave to other completions, and advantages that follow them.
 
-    An algorithm may change rewards: then they are no longer the numbers that the task gave.
+    An algorithm may change rewards; they are then not numbers that the task gave.
     """
     if Need.REWARDS not in subject.needs or subject.task.interaction is not None or subject.goes_past:
         return None
@@ -57,7 +57,7 @@ def rewards_of_others(subject: Subject) -> Finding | None:
 
 
 def left_out_counts(subject: Subject) -> Finding | None:
-    """Where all rewards are equal and advantages are 0, they are not 0 in groups of which some completions are left out."""
+    """Return a finding if, at equal rewards, only groups with excluded completions have non-zero advantages."""
     if Need.VALUES in subject.needs:
         return None
     for part in parts_of(subject.draw(subject.stand_in(spread=0.0, rewards={"equal_rewards": True}))):
@@ -83,7 +83,7 @@ def left_out_counts(subject: Subject) -> Finding | None:
 
 
 def cut_off_alone(subject: Subject, output: LossOutput, batch: Any) -> Finding | None:
-    """Completions that were cut off weigh something, and none does of those that ended by themselves."""
+    """Return a finding if truncated completions have weights and none that ended by themselves has."""
     for part in parts_of(batch):
         finished, weights = getattr(part, "finished", None), [term.weights.detach().cpu() for term in output.terms.values()]
         if not isinstance(finished, Tensor) or any(each.shape[:2] != finished.shape for each in weights):
@@ -103,7 +103,7 @@ def cut_off_alone(subject: Subject, output: LossOutput, batch: Any) -> Finding |
 
 
 def _noted(laboratory: Laboratory) -> Counter[float]:
-    """How often the task of a laboratory has given each reward, from now on."""
+    """Return a counter of the rewards that the laboratory's task gives from now on."""
     given: Counter[float] = Counter()
     usual = laboratory.task.reward_all
 
@@ -117,7 +117,7 @@ def _noted(laboratory: Laboratory) -> Counter[float]:
 
 
 def _along(rewards: Tensor, advantages: Tensor) -> float:
-    """How far advantages go with rewards within their groups."""
+    """Return the covariance of advantages with rewards within groups, times the number of completions."""
     each = advantages.double().reshape(*rewards.shape, -1).sum(dim=-1)
     return float(((rewards - rewards.mean(dim=1, keepdim=True)) * each).sum())
 

@@ -24,18 +24,18 @@ from rlx.data.tokenized import PairTokenizer, TokenizedPairs
 from rlx.errors import RlxError
 from rlx.seeding import Stream
 
-JUMP = 1e-3  # relative: a change that is no rounding
-LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
-READ = 4  # characters of a completion that decide its reward
-MOVED = 0.01  # nats a token, within every clip
+JUMP = 1e-3  # relative change, more than rounding
+LOGPROB = -0.7  # of every token under policy, reference and sampler
+READ = 4  # characters of a completion that determine its reward
+MOVED = 0.01  # nats a token, within every clip range
 
 
 def weights_of_the_draw(subject: Subject) -> Finding | None:
-    """Weights that the size of a batch decides for one term and not for another, or for a minibatch and not for a draw.
+    """Return a finding if weights depend on the size of a batch in one term but not in another, or in a minibatch only.
 
-    Each term is a mean (twice as many rows have the same weight in all) or a sum (they have twice as much). It is a fault that
-    one term is a mean and another a sum, and that a minibatch, which should be a mean as its draw is, has only its rows' share of
-    the draw's weight. Updates that together leave rows out are no minibatches: the rows may have nothing to teach.
+    The weights of a term add up to a constant (a mean over rows) or grow with the number of rows (a sum). It is a fault if one
+    term is a mean and another one a sum, or if the weights of a minibatch of a mean add up only to its share of the draw's rows.
+    Updates that together leave out rows are not minibatches, since those rows may have no gradient.
     """
     algorithm = subject.algorithm
     name = next((name for name in PER_STEP if hasattr(algorithm, name)), "")
@@ -45,7 +45,7 @@ def weights_of_the_draw(subject: Subject) -> Finding | None:
     if not name or len(batch) < 2:
         return None
     laboratory.state.clear()
-    laboratory.state.update(kept)  # a coefficient that moves from draw to draw is none that the size of a draw decides
+    laboratory.state.update(kept)  # excludes changes of a coefficient from draw to draw
     try:
         fewer = subject.with_algorithm(replace(algorithm, **{name: getattr(algorithm, name) // 2}))
     except (RlxError, TypeError, ValueError):
@@ -55,7 +55,7 @@ def weights_of_the_draw(subject: Subject) -> Finding | None:
         return None
     try:
         whole, half = (_weight(subject, laboratory, rows) for rows in (batch, small))
-    except Exception as error:  # updates may give what a draw lacks
+    except Exception as error:  # updates may add fields that a draw lacks
         subject.untried.append(f"weights of a whole draw: it has no loss ({type(error).__name__}: {error})")
         return None
     shares = {term: half.get(term, 0.0) / total for term, total in whole.items() if total}
@@ -86,15 +86,16 @@ def weights_of_the_draw(subject: Subject) -> Finding | None:
 
 
 def _weight(subject: Subject, laboratory: Laboratory, batch: Any) -> dict[str, float]:
-    """Term -> the sum of its weights."""
+    """Return term -> the sum of its weights."""
     return {name: float(term.weights.detach().sum()) for name, term in subject.loss(laboratory, batch).terms.items()}
 
 
 @dataclass(frozen=True)
 class _Size:
-    """What a draw of some size teaches.
+    """Properties of the loss on a draw of some size.
 
-    size: of what is counted. totals: term -> the sum of the sizes of its slopes. exponent: of the ratio that slopes grow with.
+    size: number of rows, or of completions a group. totals: term -> the sum of the sizes of its slopes. exponent: of the ratio,
+    to which slopes are proportional.
     """
 
     size: int
@@ -103,9 +104,9 @@ class _Size:
 
 
 def divided_again(subject: Subject) -> Finding | None:
-    """A loss is a mean over rows, and over the completions of a group, or a sum: it does not get smaller with their number.
+    """Return a finding if a loss decreases with the number of rows or completions: it must be a mean or a sum over them.
 
-    Every completion is as long, as likely and as good as any other, for everybody.
+    All completions have the same length, log-probabilities and advantages.
     """
     algorithm = subject.algorithm
     if subject.goes_past or subject.warm_up:
@@ -117,7 +118,7 @@ def divided_again(subject: Subject) -> Finding | None:
         try:
             other = replace(algorithm, **{name: value // 2 if name in PER_STEP else 2 * value})
             sizes = [_size(subject, each, of_group=name not in PER_STEP) for each in (algorithm, other)]
-        except Exception as error:  # of a size that it does not admit
+        except Exception as error:  # the algorithm may refuse the size
             subject.untried.append(f"another {name} ({type(error).__name__}: {error})")
             continue
         few, many = sorted((each for each in sizes if each is not None), key=lambda each: each.size)[:2] or (None, None)
@@ -171,12 +172,12 @@ def _size(subject: Subject, algorithm: Algorithm[Any], *, of_group: bool) -> _Si
 
 
 def _alike(subject: Subject) -> Laboratory:
-    """A laboratory in which all completions are as long and as likely for policy, reference and sampler."""
+    """Return a laboratory in which all completions have one length and one log-probability under everybody."""
     return subject.stand_in(constant=LOGPROB, constant_of="everybody", shape="short", rewards={"read": READ})
 
 
 def _as_good(batch: Any) -> Any | None:
-    """The batch with an advantage of 1 everywhere; None for what is no single batch of sequences."""
+    """Return the batch with all advantages 1; None if it is not a single batch of sequences."""
     parts = parts_of(batch)
     if len(parts) != 1 or parts[0] is not batch or len(batch) == 0:
         return None
@@ -196,7 +197,7 @@ def _backwards(prompt: np.ndarray) -> np.ndarray:
 
 
 class _OtherPrompts(StandInPolicy):
-    """A stand-in policy that reads other prompts. changed: makes them of those that there are."""
+    """A stand-in policy with other prompts. changed: makes a prompt's tokens from the original ones."""
 
     changed: Callable[[np.ndarray], np.ndarray]
 
@@ -206,7 +207,7 @@ class _OtherPrompts(StandInPolicy):
 
 
 class _OtherPairs(PairTokenizer):
-    """Tokenises pairs as another one does, with other prompts."""
+    """Tokenises pairs with another tokenizer and changes the prompts."""
 
     def __init__(self, original: PairTokenizer, changed: Callable[[np.ndarray], np.ndarray] = _twice) -> None:
         self.original, self.changed = original, changed
@@ -218,7 +219,7 @@ class _OtherPairs(PairTokenizer):
 
 
 def prompt_weighs(subject: Subject) -> Finding | None:
-    """The same completions after prompts that are twice as long teach the same, if they do after others that are as long."""
+    """Return a finding if prompts of twice the length change the gradient, though other prompts of equal length do not."""
     if subject.goes_past or subject.warm_up or subject.task.interaction is not None:
         return None
     found = []
@@ -235,7 +236,7 @@ def prompt_weighs(subject: Subject) -> Finding | None:
         if len(parts) != 1 or len(batch) == 0:
             return None
         gradient, _ = subject.gradient(laboratory, batch)
-        if not reads_logprobs(laboratory) or len(laboratory.policy.leaf_names) > 1:  # other statistics are others there
+        if not reads_logprobs(laboratory) or len(laboratory.policy.leaf_names) > 1:  # other statistics depend on the prompt
             return None
         slopes = torch.cat([each for group in completion_gradients(laboratory, parts[0], gradient) for each in group])
         found.append(([tokens.tolist() for group in parts[0].sequences.completions for tokens in group], slopes, batch))
@@ -243,7 +244,7 @@ def prompt_weighs(subject: Subject) -> Finding | None:
     scale = float(usual.abs().max()) if len(usual) else 0.0
     if said != other or not scale:
         return None
-    if as_long.shape != usual.shape or float((as_long - usual).abs().max()) > JUMP * scale:  # what they say decides
+    if as_long.shape != usual.shape or float((as_long - usual).abs().max()) > JUMP * scale:  # the prompts' content has an effect
         return None
     off = float((slopes - usual).abs().max()) / scale
     if off <= JUMP:
@@ -259,7 +260,7 @@ def prompt_weighs(subject: Subject) -> Finding | None:
 
 
 class _TwiceRejected(_OtherPairs):
-    """Tokenises pairs as another one does, and each rejected completion twice over."""
+    """Tokenises pairs with another tokenizer and repeats the tokens of each rejected completion."""
 
     def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
         found = self.original(pairs)
@@ -268,7 +269,7 @@ class _TwiceRejected(_OtherPairs):
 
 
 def rejected_weighs(subject: Subject) -> Finding | None:
-    """What learns nothing of rejected completions learns the same where they are twice as long."""
+    """Return a finding if a loss without a gradient at rejected completions changes when they are twice as long."""
     if not subject.reads_pairs or subject.goes_past or subject.warm_up:
         return None
     found = []
@@ -303,14 +304,14 @@ def rejected_weighs(subject: Subject) -> Finding | None:
 
 
 def rows_of(batch: Any) -> list[str]:
-    """What every row learns from, sorted: its prompt's place in the task where the batch says it, else the tokens of the prompt.
+    """Return the sorted identities of a batch's rows: the prompt's index in the task if the batch has it, else its tokens.
 
-    Conversations may all begin with the same words.
+    All conversations may begin with the same tokens.
     """
     found: list[str] = []
     for part in parts_of(batch):
         keys = getattr(part, "prompt_keys", None)
-        if isinstance(part, PairBatch) and part.tokens_sampled:  # pairs of sampled completions know the prompts they are of
+        if isinstance(part, PairBatch) and part.tokens_sampled:  # pairs of sampled completions have prompt indices
             keys = part.source.index[part.rows].tolist()
         found += map(repr, keys if keys is not None else (prompt.tobytes() for prompt in part.sequences.prompts))
     return sorted(found)

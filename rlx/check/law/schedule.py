@@ -14,37 +14,37 @@ from rlx.check.finding import Finding, broken
 from rlx.check.subject import Subject
 from rlx.check.variant import plain_fields
 
-LATER = (10, 100, 1000, 100_000)  # steps
-GROWN = 30.0  # times as large, from the step before the last to the last one: in proportion to the step it is 100 times
-ANGLES = (1.0, 2.0, 0.5)  # radians at which a cosine ends whose angle has no pi in it
+LATER = (10, 100, 1000, 100_000)  # steps at which weights are compared with step 0
+GROWN = 30.0  # factor between the last two of these steps; a weight proportional to the step grows by a factor of 100
+ANGLES = (1.0, 2.0, 0.5)  # angles in radians at which a cosine without pi ends
 CURVES = {math.cos: "cosine", math.sin: "sine"}
-POINTS = 8  # of a schedule that are held against a cosine
-PERIODIC = re.compile("cycl|period|restart|oscillat")  # what says that a schedule comes again on purpose
-NEARLY_STRAIGHT = 1.9  # 2 is a straight line
-SAME = 1e-6  # relative difference of two levels that are the same
-ALONG = 1e-4  # of its range, by which a schedule lies off a curve that it follows
+POINTS = 8  # points of a schedule that are compared with a cosine
+PERIODIC = re.compile("cycl|period|restart|oscillat")  # words for a periodic schedule
+NEARLY_STRAIGHT = 1.9  # see _comes_again; 2 is a straight line
+SAME = 1e-6  # relative difference of levels that count as equal
+ALONG = 1e-4  # largest distance of a schedule from a curve, relative to its range
 
 
 @dataclass(frozen=True)
 class _Level:
-    """The smallest, the largest and the sum of the weights of a term, times its coefficient."""
+    """The smallest and the largest weight of a term and their sum, times its coefficient."""
 
     low: float
     high: float
     total: float
 
 
-Levels = Mapping[str, _Level]  # of each term
+Levels = Mapping[str, _Level]  # term -> its level
 
 
 def schedules(subject: Subject) -> Finding | None:
-    """The weights of terms at later steps: none turns negative or grows for ever, and a cosine ends at a turn of pi."""
+    """Return a finding if weights of a term at later steps are negative, grow without limit, or follow a wrong cosine."""
     found = {step: _levels(subject, step) for step in (0, *LATER)}
     return _turns_negative(found) or _grows_without_end(found) or _comes_again(subject, found) or _without_pi(subject, found)
 
 
 def _turns_negative(found: Mapping[int, Levels]) -> Finding | None:
-    """The weights of a term, none of which is negative at first, are not negative at a later step."""
+    """Return a finding if the weights of a term, positive at first, are all negative at a later step."""
     first = found[0]
     if not first or any(level.low < 0 for level in first.values()):
         return None
@@ -62,7 +62,7 @@ def _turns_negative(found: Mapping[int, Levels]) -> Finding | None:
 
 
 def _grows_without_end(found: Mapping[int, Levels]) -> Finding | None:
-    """The weights of a term do not grow with the step for ever."""
+    """Return a finding if the weights of a term grow with the step without limit."""
     before, last = LATER[-2:]
     for name, level in found[last].items():
         earlier = found[before][name].high if name in found[before] else 0.0
@@ -78,9 +78,9 @@ def _grows_without_end(found: Mapping[int, Levels]) -> Finding | None:
 
 
 def _comes_again(subject: Subject, found: Mapping[int, Levels]) -> Finding | None:
-    """The weights of a term do not follow a wave that goes on for ever, unless the algorithm says that it has one.
+    """Return a finding if the weights of a term are periodic, unless the algorithm's docstring or fields say so.
 
-    Of numbers at equal distances on a wave, each difference is a constant less than 2 in size times the mean of its neighbours.
+    At equally spaced points of a wave, each difference times a constant below 2 is the sum of its two neighbouring differences.
     """
     said = f"{inspect.getdoc(type(subject.algorithm))} {' '.join(name for name, _ in plain_fields(subject.algorithm))}"
     for name, start in found[0].items() if not PERIODIC.search(said.lower()) else ():
@@ -95,7 +95,7 @@ def _comes_again(subject: Subject, found: Mapping[int, Levels]) -> Finding | Non
             sums, middle = moved[2:] + moved[:-2], moved[1:-1]
             twice = float((sums @ middle) / (middle @ middle))
             if float((sums - twice * middle).abs().max()) > ALONG * float(moved.abs().max()) or (apart == 1 and twice < 1):
-                break  # no wave, or terms that take turns
+                break  # not a wave, or alternating terms
             if abs(twice) > NEARLY_STRAIGHT:
                 continue
             return broken(
@@ -110,13 +110,13 @@ def _comes_again(subject: Subject, found: Mapping[int, Levels]) -> Finding | Non
 
 
 def _without_pi(subject: Subject, found: Mapping[int, Levels]) -> Finding | None:
-    """The weights of a term do not follow a cosine, or a sine, that stops at an angle of 1 where it was to make a half turn."""
+    """Return a finding if the weights of a term follow a cosine or sine that ends at an angle such as 1, not pi."""
     for name, start in found[0].items():
         end = found[LATER[-1]].get(name, start).total
         if abs(end - start.total) <= SAME * max(abs(end), abs(start.total)):
             continue
         off = SAME * abs(end - start.total)
-        lower, upper = 0, LATER[-1]  # it has not ended at the first, it has at the last
+        lower, upper = 0, LATER[-1]  # steps before and after the schedule's end
         while upper - lower > 1:
             middle = (lower + upper) // 2
             here = _levels(subject, middle)
@@ -141,7 +141,7 @@ def _without_pi(subject: Subject, found: Mapping[int, Levels]) -> Finding | None
 
 
 def _lies_along(levels: list[float], curve: list[float]) -> bool:
-    """Whether numbers are those of a curve, but for a factor and a shift."""
+    """Whether numbers are on a curve, apart from a factor and an offset."""
     y, x = (torch.tensor(each, dtype=torch.float64) for each in (levels, curve))
     x, y = x - x.mean(), y - y.mean()
     rest = y - (x @ y) / (x @ x) * x

@@ -15,7 +15,7 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients
 from rlx.check.variant import plain_fields, variants
 from rlx.data.preferences import PairBatch
 
-ANTONYMS = {  # what the better side is called -> the worse one
+ANTONYMS = {  # name of the better side -> name of the worse side
     "chosen": "rejected",
     "desirable": "undesirable",
     "preferred": "dispreferred",
@@ -27,12 +27,12 @@ ANTONYMS = {  # what the better side is called -> the worse one
     "better": "worse",
     "best": "worst",
 }
-TIMES = 1.5  # as large is a weight that is changed
-FELT = 1e-9  # relative: more than rounding
+TIMES = 1.5  # factor of a changed weight
+FELT = 1e-9  # relative change, more than rounding
 
 
 def opposite(name: str) -> str | None:
-    """The name of the same number of the other side, of a name of the better side: chosen_weight -> rejected_weight."""
+    """Return the corresponding name of the worse side, chosen_weight -> rejected_weight; None if no better side is named."""
     for better, worse in ANTONYMS.items():
         changed, count = re.subn(rf"(?<![a-z]){better}(?![a-z])", worse, name)
         if count:
@@ -41,9 +41,9 @@ def opposite(name: str) -> str | None:
 
 
 def sides_exchanged(subject: Subject) -> Finding | None:
-    """Two numbers named after the sides of a pair, each of which changes what the other side is taught and not its own.
+    """Return a finding if each of two numbers named after the sides of a pair affects only the other side's gradient.
 
-    The sides are chosen and rejected completions; of rollouts, those of positive and of negative advantages.
+    The sides are chosen and rejected completions; in rollouts, completions with positive and with negative advantages.
     """
     if subject.goes_past:
         return None
@@ -59,12 +59,12 @@ def sides_exchanged(subject: Subject) -> Finding | None:
     return None
 
 
-Felt = tuple[bool, bool]  # does the better side feel a change? does the worse one?
+Felt = tuple[bool, bool]  # whether a change affects the better side, and the worse side
 Pair = tuple[tuple[str, Felt], tuple[str, Felt]]
 
 
 def _weights(subject: Subject) -> list[Pair]:
-    """Weights that draw has made of pairs, under names of their sides."""
+    """Return the effects of weights that draw made for pairs and named after the sides."""
     if not subject.reads_pairs:
         return []
     laboratory = subject.stand_in()
@@ -83,20 +83,20 @@ def _weights(subject: Subject) -> list[Pair]:
 
 
 def _hyperparameters(subject: Subject) -> list[Pair]:
-    """Hyperparameters under names of the sides."""
+    """Return the effects of hyperparameters that are named after the sides."""
     values = {name: value for name, value in plain_fields(subject.algorithm) if isinstance(value, float)}
     both = [(name, other) for name in values if (other := opposite(name)) in values]
     found: list[Pair] = []
     for names in both:
         changed = [next(islice((made for _, made in variants(subject.algorithm, name)), 1), None) for name in names]
         felt = [None if twin is None else _felt_by(subject, twin) for twin in changed]
-        if felt[0] is not None and felt[1] is not None and any(felt[1]):  # a value that changes nothing says nothing
+        if felt[0] is not None and felt[1] is not None and any(felt[1]):  # a value without an effect shows nothing
             found.append(((names[0], felt[0]), (names[1], felt[1])))
     return found
 
 
 def _felt_by(subject: Subject, algorithm: Any) -> Felt | None:
-    """Which sides feel it where another algorithm draws and computes the loss; None where it draws other rows."""
+    """Return which sides another algorithm affects by its draw and loss; None if it draws another number of rows."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     before = _slopes(subject, laboratory, batch)
@@ -109,7 +109,7 @@ def _felt_by(subject: Subject, algorithm: Any) -> Felt | None:
 
 
 def _slopes(subject: Subject, laboratory: Laboratory, batch: Any) -> list[list[Tensor]]:
-    """Of every row of all parts: the gradient at the tokens of each completion."""
+    """Return for every row of all parts the gradient at the tokens of each completion."""
     gradient, _ = subject.gradient(laboratory, batch)
     return [row for part in parts_of(batch) for row in completion_gradients(laboratory, part, gradient)]
 
@@ -125,7 +125,7 @@ def _felt(batch: Any, before: list[list[Tensor]], after: list[list[Tensor]]) -> 
 
 
 def _sides(batch: Any) -> list[list[int | None]]:
-    """Of every row, of each completion: 0 for the better side, 1 for the worse one, None where it is neither."""
+    """Return for every row and completion: 0 for the better side, 1 for the worse one, None for neither."""
     found: list[list[int | None]] = []
     for part in parts_of(batch):
         advantages = getattr(part, "advantages", None)

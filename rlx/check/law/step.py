@@ -18,11 +18,11 @@ from rlx.optimizer.step import Clipping, Gradients, Optimizer
 
 
 class RecordingOptimizer(Optimizer):
-    """Plain gradient descent that keeps what its steps were given."""
+    """Plain gradient descent that records the arguments of its steps."""
 
     @staticmethod
     def of(laboratory: Laboratory, rate: float) -> RecordingOptimizer:
-        """At a learning rate, on the parameters of a laboratory's policy."""
+        """Return an optimiser of a laboratory's policy with this learning rate."""
 
         def descent(parameters: Any) -> torch.optim.Optimizer:
             return torch.optim.SGD(parameters, lr=rate)
@@ -33,9 +33,9 @@ class RecordingOptimizer(Optimizer):
         return made
 
     given: list[tuple[Gradients, Clipping]]
-    taken_for: list[int]  # how many times gradients had been taken, at each step
-    source: Counted | None  # of the gradients
-    usual: set[str]  # the names of its attributes
+    taken_for: list[int]  # how often gradients were computed before each step
+    source: Counted | None  # of the gradients of its steps
+    usual: set[str]  # the names of its attributes at the start
 
     def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
         """Record the gradients and the clipping, then make the step of the optimiser."""
@@ -45,7 +45,7 @@ class RecordingOptimizer(Optimizer):
 
 
 class Counted(Around):
-    """A source of gradients that counts how often they are taken. parameters: that they are of."""
+    """A source of gradients that counts how often they are computed. parameters: of the policy."""
 
     def __init__(self, source: Accumulated, parameters: Sequence[Tensor]) -> None:
         super().__init__(source)
@@ -54,12 +54,12 @@ class Counted(Around):
 
     @property
     def times(self) -> int:
-        """How often, wherever the weights were."""
+        """How often gradients were computed, at any weights."""
         return len(self._taken_at)
 
     @property
     def most_at_once(self) -> int:
-        """How often where the weights were the same."""
+        """How often gradients were computed at the same weights."""
         return max(Counter(self._taken_at).values(), default=0)
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
@@ -68,7 +68,7 @@ class Counted(Around):
 
 
 class Scaled:
-    """A source of gradients in which those of some terms are multiplied. factors: term -> its factor, 1 where it has none."""
+    """A source that multiplies the gradients of some terms. factors: term -> its factor, 1 for all others."""
 
     def __init__(self, source: Accumulated, factors: Mapping[str, float]) -> None:
         self._source = source
@@ -87,7 +87,7 @@ class Scaled:
 
 
 class Planted:
-    """A source of gradients in which terms have the gradients that are given; a term without any has a gradient of 0."""
+    """A source in which terms have the given gradients; a term without a given one has a gradient of 0."""
 
     def __init__(self, source: Accumulated, gradients: Mapping[str, Gradients]) -> None:
         self._source, self._gradients = source, gradients
@@ -109,7 +109,7 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def with_clip(subject: Subject, limit: float | None) -> Subject | None:
-    """The check of the algorithm with another max_grad_norm; None if it admits none."""
+    """Return the subject with another max_grad_norm; None if the algorithm allows no other one."""
     try:
         return subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
     except (RlxError, TypeError, ValueError):
@@ -125,11 +125,11 @@ def moved_by(
     planted: Callable[[Sequence[Tensor]], Mapping[str, Gradients]] | None = None,
     real: bool = False,
 ) -> tuple[Tensor, Tensor, RecordingOptimizer]:
-    """(how far an update moves the policy, the gradient of its loss before, both [all parameters], the optimiser).
+    """Return (the policy's change by an update, the gradient of its loss before, both [all parameters], the optimiser).
 
-    rows: how many of the batch, None: all. factors: what the gradients of terms are multiplied with on their way.
-    planted: makes those of terms in their place, out of the policy's parameters; terms that it leaves out have none.
-    real: with the policy itself, which has many parameters, in the place of a stand-in.
+    rows: how many rows of the batch, None: all. factors: term -> factor of its gradient.
+    planted: returns gradients of terms from the policy's parameters, used in place of the real ones; other terms have none.
+    real: whether the policy itself, which has many parameters, is used in place of a stand-in.
     """
     laboratory = subject.real(moved=True) if real else subject.stand_in()
     batch = subject.first_update(laboratory)[slice(0, rows)]

@@ -18,9 +18,9 @@ from rlx.data.preferences import PairBatch
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.seeding import Stream
 
-FEW_ROWS = slice(0, 4)  # of a batch, where the real model runs
-ENOUGH = 6  # completions that say whether a place is ever learned
-DRAWS = 5  # in which rows at the same places are left out
+FEW_ROWS = slice(0, 4)  # rows of a batch for the real model
+ENOUGH = 6  # completions that show whether a token is ever learned
+DRAWS = 5  # draws in which rows at the same positions have no weight
 SIDES = ("chosen", "rejected")
 _MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
 
@@ -32,7 +32,7 @@ def prompt(subject: Subject) -> Finding:
     if (found := _cut_elsewhere(subject, batch)) is not None:
         return found
     prompts = [tokens for part in parts_of(batch) for tokens in part.sequences.prompts]
-    passes: list[tuple[Tensor, Tensor]] = []  # tokens [rows, T], and logits or values of theirs
+    passes: list[tuple[Tensor, Tensor]] = []  # tokens [rows, T] with their logits or values
     latest: list[Tensor] = []
 
     def seen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -79,9 +79,9 @@ def prompt(subject: Subject) -> Finding:
 
 
 def _unshifted(subject: Subject, ids: list[int], gradient: Tensor, start: int, length: int, batch: Any) -> Finding | None:
-    """Predictions of what comes after a completion are learned, those of its first token are not.
+    """Return a finding if a row's gradient is at the prediction after its last token, and none at that of its first token.
 
-    gradient: [T, V] at the logits of a row ids [T] that holds a prompt from `start` on.
+    gradient: [T, V] at the logits of a row ids [T], which holds a prompt from `start` on.
     """
     first = start + length
     completions = [tokens.tolist() for part in parts_of(batch) for group in part.sequences.completions for tokens in group]
@@ -103,7 +103,7 @@ def _unshifted(subject: Subject, ids: list[int], gradient: Tensor, start: int, l
 
 
 def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
-    """Pairs of the task put together anew: the end of the prompt is learned too, or the end of the completion is not."""
+    """Return a finding if rebuilt pairs of the task include the prompt's end in a completion, or lack the completion's end."""
     for part in parts_of(batch):
         if not (isinstance(part, PairBatch) and len(part.source) > int(part.rows.max(initial=-1))):
             continue
@@ -118,7 +118,7 @@ def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
                     mend="leave the sequences of lab.pairs as they are: prompts are read, completions learned",
                 )
         whole = [(given.completions[place][0], group[0]) for place, group in zip(part.rows, used.completions, strict=True)]
-        whole = [(was, now) for was, now in whole if len(was)]  # a single completion has an empty other side
+        whole = [(was, now) for was, now in whole if len(was)]  # a single completion's other side is empty
         if whole and all(np.array_equal(now, was[:-1]) for was, now in whole):
             return broken(
                 "the last token of every completion is left out: the policy never learns to end",
@@ -130,7 +130,7 @@ def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
 
 
 def _place(ids: list[int], prompts: list[np.ndarray]) -> tuple[int, int]:
-    """(start, length) of the longest of the prompts that begins nearest to the left of a row, (0, 0) if none is there."""
+    """Return (start, length) of the longest of the prompts in a row, at its first occurrence; (0, 0) if there is none."""
     found = (0, 0)
     for tokens in prompts:
         wanted = tokens.tolist()
@@ -146,7 +146,7 @@ def tokens(subject: Subject) -> Finding:
     counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
     sides = {"chosen": [0, 0], "rejected": [0, 0]}
     of_sides = {side: {place: [0, 0] for place in counts} for side in sides}
-    learns = chosen = False  # chosen: some tokens within a completion are learned on policy, and some are not
+    learns = chosen = False  # chosen: on policy, only some inner tokens of a completion are learned
     for spread in (0.0, 0.3):
         laboratory = subject.stand_in(spread=spread)
         batch = subject.first_update(laboratory)
@@ -167,7 +167,7 @@ def tokens(subject: Subject) -> Finding:
                 for place, values in enumerate(group):
                     inner = values[1:-1] != 0
                     chosen = chosen or (not spread and bool(inner.any()) and not bool(inner.all()))
-                    if 3 <= len(values) < part.sequences.width:  # at the edge a shifted mask comes round again
+                    if 3 <= len(values) < part.sequences.width:  # at full width, a rolled mask wraps around
                         _count(counts, values)
                         if is_pairs:
                             _count(of_sides[SIDES[place]], values)
@@ -189,7 +189,7 @@ def tokens(subject: Subject) -> Finding:
 
 
 def _left_out(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """Completions that a draw filtered out of its loss, and that are learned all the same."""
+    """Return a finding if completions that a draw filtered out of its loss have a gradient."""
     for part in parts_of(batch):
         kept = getattr(part, "kept", None)
         if not isinstance(kept, Tensor) or bool(kept.all()) or not bool(kept.any()):
@@ -216,7 +216,7 @@ def _left_out(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Te
 
 
 def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """Only one place of every rewarded group learns, though it is not that of the best rewards."""
+    """Return a finding if only one position of every rewarded group has a gradient, and its reward is not extreme."""
     for part in parts_of(batch):
         size, rewards = part.sequences.group_size, getattr(part, "rewards", None)
         if size < 3 or not isinstance(rewards, Tensor) or rewards.shape != (len(part), size):
@@ -225,7 +225,7 @@ def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: 
         groups = zip(part.sequences.completions, completion_gradients(laboratory, part, gradient), strict=True)
         for tokens, group in groups:
             if len({each.tobytes() for each in tokens}) < size:
-                continue  # completions that are equal have one gradient
+                continue  # equal completions share a gradient
             alive += torch.tensor([bool((values != 0).any()) for values in group])
         (columns,) = torch.nonzero(alive, as_tuple=True)
         if len(columns) != 1 or int(alive.sum()) < 2:
@@ -244,7 +244,7 @@ def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: 
 
 
 def _beyond_the_other(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """A completion of a pair whose tokens are learned as far as the other one is long, and no further."""
+    """Return a finding if a pair's completion has a gradient only up to the length of the other one."""
     for part in parts_of(batch):
         if part.sequences.group_size != 2 or hasattr(part, "rewards"):
             continue
@@ -266,8 +266,8 @@ def _beyond_the_other(subject: Subject, laboratory: Laboratory, batch: Any, grad
 
 
 def _gap_between(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """A place within completions whose token is learned in none of them, while those before and after it are in all of them."""
-    alive: list[list[bool]] = []  # of each place, of each completion that learns and goes on beyond it
+    """Return a finding if a token inside completions never has a gradient, while those before and after it always have."""
+    alive: list[list[bool]] = []  # [place][completion], of completions with a gradient that are longer
     for part in parts_of(batch):
         for row, group in enumerate(completion_gradients(laboratory, part, gradient)):
             for column, values in enumerate(group):
@@ -295,7 +295,7 @@ def _gap_between(subject: Subject, laboratory: Laboratory, batch: Any, gradient:
 
 
 def _same_places_weigh_nothing(subject: Subject) -> Finding | None:
-    """Rows at the same places of every draw weigh 0, whatever stands there."""
+    """Return a finding if rows at the same positions of every draw have no weight."""
     idle: set[int] | None = None
     for step in range(DRAWS):
         laboratory = subject.stand_in()
@@ -321,7 +321,7 @@ def _same_places_weigh_nothing(subject: Subject) -> Finding | None:
 
 
 def _weightless_rows(output: LossOutput, batch: Any) -> list[int]:
-    """The rows that have tokens and weigh nothing in any term."""
+    """Return the rows with tokens but without a weight in any term."""
     weights = [term.weights.detach().cpu() for term in output.terms.values()]
     masks = [part.sequences.completion_mask.cpu() for part in parts_of(batch)]
     if len(masks) != 1 or len(batch) == 0 or any(each.shape[:1] != (len(batch),) for each in (*weights, *masks)):
@@ -332,7 +332,7 @@ def _weightless_rows(output: LossOutput, batch: Any) -> list[int]:
 
 
 def _weighs_padding(subject: Subject, output: LossOutput, batch: Any) -> Finding | None:
-    """A term whose weights, shaped as a completion mask, are not 0 outside of it."""
+    """Return a finding if a term has weights of a completion mask's shape that are not 0 outside the mask."""
     for part in parts_of(batch):
         mask = part.sequences.completion_mask
         for name, term in output.terms.items():
@@ -369,7 +369,7 @@ def _tally(count: list[int], alive: bool) -> None:
 
 
 def _judged_sides(subject: Subject, sides: dict[str, list[int]]) -> Finding | None:
-    """Both completions of a pair teach, unless every loss within says that it reads the chosen one alone."""
+    """Return a finding if a completion of pairs has no gradient, unless the losses declare that they read chosen ones only."""
     found = [loss for _, loss in losses_of(subject.algorithm) if isinstance(loss, PreferenceLoss)]
     if not found or any(loss.reads_rejected for loss in found):
         mend = "a side is detached or left out: a preference is about both completions. What is about one says so: "
@@ -386,7 +386,7 @@ def _judged_sides(subject: Subject, sides: dict[str, list[int]]) -> Finding | No
 
 
 def _judged(counts: dict[str, list[int]], what: str, mend: str) -> Finding | None:
-    """One kind that is never reached although all others are: who learns from the last token alone means it."""
+    """Return a finding if one kind never has a gradient although all others have; learning only the last token is allowed."""
     for name, (alive, seen) in counts.items():
         rest = [count for other, count in counts.items() if other != name and count[1]]
         if seen and not alive and rest and all(reached for reached, _ in rest):

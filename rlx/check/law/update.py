@@ -13,11 +13,11 @@ from rlx.check.subject import Subject
 from rlx.check.variant import plain_fields, variants
 
 RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
-UPWARD = 1e-6  # a cosine above this goes up
-NARROW = 1e-3  # of the gradient's norm, as a clip
-SAME = 1e-3  # relative difference of two lengths that are the same
-TINY = 1e-6  # times a gradient, no clip shortens it
-EXACT = 1e-9  # relative difference of two numbers that are the same but for rounding
+UPWARD = 1e-6  # largest cosine of an update that does not raise the loss
+NARROW = 1e-3  # a small clip, relative to the gradient's norm
+SAME = 1e-3  # relative difference of lengths that count as equal
+TINY = 1e-6  # factor of gradients below every clip
+EXACT = 1e-9  # relative difference of numbers that are equal apart from rounding
 
 
 def update(subject: Subject) -> Finding:
@@ -51,11 +51,11 @@ def update(subject: Subject) -> Finding:
 
 
 def _remembers(subject: Subject) -> Finding | None:
-    """What one update leaves behind, other than in the optimiser's state, changes the next one."""
+    """Return a finding if an update stores anything outside the optimiser's state that changes the next update."""
     try:
         first, _, optimizer = moved_by(subject, RATES[1])
         again, _, _ = moved_by(subject, RATES[1])
-        if torch.equal(first, again):  # what one batch leaves may be what it would find
+        if torch.equal(first, again):  # stored values may not change an update on the same batch
             moved_by(subject, RATES[1], rows=1)
             again, _, _ = moved_by(subject, RATES[1])
     except RuntimeError as error:
@@ -89,7 +89,7 @@ def _upward(cosine: float, rate: float) -> Finding:
 
 
 def _twice(subject: Subject) -> Finding | None:
-    """Parameters that are stepped more than once by what was taken before: one gradient again, or that of each term."""
+    """Return a finding if parameters make several steps by gradients at the same weights, or one step for each term."""
     _, _, optimizer = moved_by(subject, RATES[1])
     seen: set[int] = set()
     taken = 0
@@ -110,20 +110,20 @@ def _twice(subject: Subject) -> Finding | None:
 
 
 def _unclipped(subject: Subject) -> Finding | None:
-    """A step that is longer than max_grad_norm allows for all terms together: it changes nothing, or another thing is clipped."""
+    """Return a finding if a step is longer than max_grad_norm allows for all terms together: another clip is used, or none."""
     if type(subject.algorithm).clipping is not Algorithm.clipping:
         return None
     terms = _totals(subject)
-    for real in (False, True):  # a stand-in has its numbers in one tensor, so that a clip of each tensor does not show there
+    for real in (False, True):  # a stand-in has one tensor, so a clip of each tensor does not show
         wide, gradient, optimizer = moved_by(subject, RATES[1], real=real)
         limit = NARROW * float(gradient.norm())
         if (narrow := with_clip(subject, limit)) is None:
             return None
         moved, again, clipped = moved_by(narrow, RATES[1], real=real)
         steps, whole = max(1, len(clipped.given)), RATES[1] * float(again.norm())
-        still = moved_by(narrow, RATES[1], factors=dict.fromkeys(terms, 0.0), real=real)[0]  # a decay, say
+        still = moved_by(narrow, RATES[1], factors=dict.fromkeys(terms, 0.0), real=real)[0]  # a weight decay, say
         length, allowed = float((moved - still).norm()), RATES[1] * limit * steps
-        if not optimizer.given and abs(float(moved.norm()) - whole) <= SAME * whole:  # steps say in so many words how they clip
+        if not optimizer.given and abs(float(moved.norm()) - whole) <= SAME * whole:  # a step declares its clip
             wrong, mend = (
                 "max_grad_norm is not applied: an update moves the policy by",
                 (
@@ -138,7 +138,7 @@ def _unclipped(subject: Subject) -> Finding | None:
             wrong = "max_grad_norm is not the Euclidean norm of all gradients together: an update moves the policy by"
             mend = "step by optimizer.step(gradients, self.clipping); a clip of single entries has a name of its own"
             break
-        if any(clipping.max_grad_norm is not None for _, clipping in clipped.given):  # that is the norm of all together
+        if any(clipping.max_grad_norm is not None for _, clipping in clipped.given):  # the declared clip is correct
             return None
     else:
         return None
@@ -152,7 +152,7 @@ def _unclipped(subject: Subject) -> Finding | None:
 
 
 def _clipped_by_a_constant(subject: Subject) -> Finding | None:
-    """Steps are clipped at one norm, whatever the gradient, max_grad_norm and every other hyperparameter are."""
+    """Return a finding if steps are clipped at one norm, whatever gradient, max_grad_norm and other hyperparameters are."""
 
     def norms(twin: Subject, factor: float = 1.0) -> set[float | None]:
         optimizer = moved_by(twin, RATES[1], factors=dict.fromkeys(_totals(twin), factor))[2]
@@ -173,7 +173,7 @@ def _clipped_by_a_constant(subject: Subject) -> Finding | None:
 
 
 def _by_rows(subject: Subject) -> Finding | None:
-    """A step that grows with the number of rows beside what the gradient of a weighted sum does."""
+    """Return a finding if the length of a step depends on the number of rows beyond what the gradient does."""
     if (unclipped := with_clip(subject, None)) is None:
         return None
     factors = []
@@ -185,7 +185,7 @@ def _by_rows(subject: Subject) -> Finding | None:
         moved, gradient, _ = moved_by(unclipped, RATES[1], rows=rows)
         length = RATES[1] * float(gradient.norm())
         scale = float(moved.norm() * gradient.norm())
-        if not scale or float(moved @ gradient) / scale > SAME - 1:  # it does more than scale the gradient
+        if not scale or float(moved @ gradient) / scale > SAME - 1:  # the update does more than scale the gradient
             return None
         factors.append(float(moved.norm()) / length)
     if all(abs(factors[0] / factors[1] - share) > SAME for share in (sizes[0] / sizes[1], sizes[1] / sizes[0])):
@@ -200,7 +200,7 @@ def _by_rows(subject: Subject) -> Finding | None:
 
 
 def _without_a_term(subject: Subject) -> Finding | None:
-    """A term of the loss whose gradient changes nothing about the update."""
+    """Return a finding if the gradient of a term has no effect on the update."""
     terms = _totals(subject)
     if len(terms) < 2:
         return None
@@ -216,9 +216,9 @@ def _without_a_term(subject: Subject) -> Finding | None:
 
 
 def _added_again(subject: Subject) -> Finding | None:
-    """The gradient of a term, taken several times at the same weights, moves the policy as often; or that of one term alone.
+    """Return a finding if the gradient of a term, at the same weights, is added several times.
 
-    A term whose gradient is a little larger moves an update by that difference, times how often it was added.
+    A slightly larger gradient of a term changes an update by the difference times the number of additions.
     """
     small = dict.fromkeys(_totals(subject), TINY)  # below any clip
     plain, _, optimizer = moved_by(subject, RATES[1], factors=small)
@@ -226,7 +226,7 @@ def _added_again(subject: Subject) -> Finding | None:
     if most < 2 and len(small) < 2:
         return None
     owns = [value for _, value in plain_fields(subject.algorithm) if isinstance(value, (int, float))]
-    added: dict[str, int] = {}  # term -> how often; what is no whole number is an update of another kind
+    added: dict[str, int] = {}  # term -> how often, if the update is a sum with whole factors
     for name in small:
         more = moved_by(subject, RATES[1], factors=small | {name: 2 * TINY})[0] - plain
         once = _gradient_of(subject, name) * (-RATES[1] * TINY)
@@ -249,7 +249,7 @@ def _added_again(subject: Subject) -> Finding | None:
 
 
 def _gradient_of(subject: Subject, name: str) -> Tensor:
-    """[all parameters] The gradient of one term of the loss of an update."""
+    """Return [all parameters] the gradient of one term of the loss of an update."""
     laboratory = subject.stand_in()
     total = subject.loss(laboratory, subject.first_update(laboratory)).terms[name].total
     leaves = laboratory.policy.parameters()
@@ -260,13 +260,13 @@ def _gradient_of(subject: Subject, name: str) -> Tensor:
 
 
 def _one_sided(subject: Subject) -> Finding | None:
-    """An update by the opposite of all gradients goes the opposite way, but for what it does without any gradient."""
+    """Return a finding if negated gradients do not negate the update, apart from its part without any gradient."""
     terms = _totals(subject)
     moves = []
     for factor in (1.0, -1.0, 0.0):
         moved, gradient, optimizer = moved_by(subject, RATES[1], factors=dict.fromkeys(terms, factor))
         moves.append(moved)
-        if optimizer.source and optimizer.source.times > optimizer.source.most_at_once:  # it looks at gradients elsewhere
+        if optimizer.source and optimizer.source.times > optimizer.source.most_at_once:  # it computes gradients at other weights
             return None
     down, up, still = moves
     left = down + up - 2 * still
@@ -283,9 +283,9 @@ def _one_sided(subject: Subject) -> Finding | None:
 
 
 def _weighs_again(subject: Subject) -> Finding | None:
-    """A coefficient that its term has in the loss, and that update_policy multiplies its gradient with once more.
+    """Return a finding if update_policy multiplies the gradient of a term by a coefficient that the loss already includes.
 
-    Such a coefficient in the place of its value counts otherwise than the gradient of its term, multiplied by as much.
+    Another value of such a coefficient then changes the update differently from the gradient scaled by the same factor.
     """
     values = {name: value for name, value in plain_fields(subject.algorithm) if isinstance(value, float) and value > 0}
     before = _totals(subject)
@@ -305,7 +305,7 @@ def _weighs_again(subject: Subject) -> Finding | None:
         by_value = moved_by(twin, RATES[1], factors=small)[0]
         least = SAME * float(by_gradient.norm())
         if float((by_gradient - as_it_is).norm()) <= least or float((by_gradient - by_value).norm()) <= least:
-            continue  # gradients that are normalised take their coefficient again, and rightly
+            continue  # normalised gradients must be multiplied by their coefficient again
         return broken(
             f"{name} = {other:g} for {value:g} moves the policy otherwise than a gradient of {', '.join(sorted(scaled))} that is "
             f"{factor:g} times as large: the coefficient counts twice",
@@ -317,7 +317,7 @@ def _weighs_again(subject: Subject) -> Finding | None:
 
 
 def _totals(subject: Subject) -> dict[str, float]:
-    """Term -> its part of the loss of an update."""
+    """Return term -> its part of the loss of an update."""
     laboratory = subject.stand_in()
     terms = subject.loss(laboratory, subject.first_update(laboratory)).terms
     return {name: float(term.total.detach()) for name, term in terms.items()}

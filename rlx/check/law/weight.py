@@ -16,16 +16,16 @@ from rlx.check.stand_in import StandInPolicy, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 from rlx.data.preferences import PairBatch
 
-# by how much policy and reference like every token of one chosen completion better, and its score is higher:
+# increases, of one chosen completion, of its token log-probabilities (policy, reference) and of its score:
 OURS, THEIRS, SCORE = 1.0, 0.37, 0.2
-SIZES = (0.05, 1.0)  # times as much: by little, so that the order of rows stays; by more, where weights are ranks
-SAME = 1e-4  # relative: weights this near are the same but for rounding
+SIZES = (0.05, 1.0)  # factors of these increases: small, to keep the order of rows; large, for weights by rank
+SAME = 1e-4  # relative difference of weights that are equal apart from rounding
 CLASS_DRAWS = 8
-LEAST = 3  # rows: one that is changed, and two that say what happens to all
+LEAST = 3  # rows: the changed one, and two that show the common change
 
 
 class _ScoredLab(Lab):
-    """A Lab in which the chosen completion of one pair is scored higher. raised: its row in the task; by: as much."""
+    """A Lab in which the chosen completion of one pair has a higher score. raised: its row in the task; by: the increase."""
 
     raised: int = -1
     by: float = 0.0
@@ -39,9 +39,9 @@ class _ScoredLab(Lab):
 
 
 def weights_of_other_rows(subject: Subject) -> Finding | None:
-    """What policy, reference or scores say of one pair changes the weight of another one, and not its own.
+    """Return a finding if log-probabilities or scores of one pair change the weight of another pair, and not its own.
 
-    A scale that all rows share may change with it: weights may add up to 1.
+    A scale common to all rows may change: weights may add up to 1.
     """
     if not subject.reads_pairs or Need.REWARDS in subject.needs or subject.goes_past or subject.warm_up:
         return None
@@ -51,7 +51,7 @@ def weights_of_other_rows(subject: Subject) -> Finding | None:
         return None
     before = {name: weights for name, weights in tensors_of(usual.weights) if _differ(weights, len(usual))}
     astray: dict[str, list[tuple[int, int]]] = {name: [] for name in before}
-    own: set[str] = set()  # weights that go with their rows
+    own: set[str] = set()  # weights that change with their own row
     for size, row in itertools.product(SIZES, range(len(usual)) if before else ()):
         moved = _drawn(subject, laboratory, (usual, row, size))
         after = dict(tensors_of(moved.weights)) if moved.rows.tolist() == usual.rows.tolist() else {}
@@ -79,7 +79,7 @@ def weights_of_other_rows(subject: Subject) -> Finding | None:
 
 
 def _drawn(subject: Subject, laboratory: Laboratory, changed: tuple[PairBatch, int, float] | None) -> Any:
-    """The draw of a laboratory in which the chosen completion of one row is liked better; the laboratory stays as it is."""
+    """Return the draw of a laboratory in which one row's chosen completion is likelier; the laboratory does not change."""
     policy, reference = laboratory.policy, laboratory.reference
     lab = _ScoredLab(**vars(replace(laboratory, state=dict(laboratory.state)).lab(seed=subject.seed)))
     leaf = held = None
@@ -103,7 +103,7 @@ def _drawn(subject: Subject, laboratory: Laboratory, changed: tuple[PairBatch, i
 
 
 def _differ(weights: Tensor, rows: int) -> bool:
-    """Whether these are numbers of rows that are not all the same."""
+    """Whether a tensor holds finite numbers of rows that are not all equal."""
     if weights.ndim == 0 or len(weights) != rows or not weights.is_floating_point() or not bool(torch.isfinite(weights).all()):
         return False
     each = weights.reshape(rows, -1).double().sum(dim=1)
@@ -111,7 +111,7 @@ def _differ(weights: Tensor, rows: int) -> bool:
 
 
 def _changed(before: Tensor, after: Tensor) -> list[int]:
-    """The rows whose weights change otherwise than by the factor that most share."""
+    """Return the rows whose weights change by another factor than the one that most rows share."""
     if before.shape != after.shape:
         return []
     x, y = before.double().reshape(len(before), -1), after.double().reshape(len(before), -1)
@@ -122,10 +122,10 @@ def _changed(before: Tensor, after: Tensor) -> list[int]:
 
 
 def rarer_weighs_less(subject: Subject) -> Finding | None:
-    """Of praised and blamed completions, those that are fewer do not weigh less each because they are fewer."""
+    """Return a finding if, of completions with positive and negative advantages, the rarer ones have less weight each."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return None
-    # (term, are those counted that weigh nothing) -> (praised, blamed, the weight of one of those over that of one of these)
+    # (term, whether weights of 0 count) -> (number with positive advantages, with negative ones, ratio of their weights)
     found: dict[tuple[str, bool], list[tuple[int, int, float]]] = {}
     for step in range(CLASS_DRAWS):
         laboratory = subject.stand_in()
@@ -156,9 +156,9 @@ def rarer_weighs_less(subject: Subject) -> Finding | None:
 
 
 def _of_sides(weights: Tensor, advantages: Tensor) -> list[tuple[bool, tuple[int, int, float]]]:
-    """For all completions, and for those alone that weigh something: (praised, blamed, one's weight over the other's).
+    """Return (positive, negative, ratio of their weights): numbers of all completions, and of those with a weight.
 
-    Empty where those of one side do not all weigh the same, or a side weighs nothing.
+    The list is empty if weights within a side differ, or a side has none.
     """
     if weights.shape[:2] != advantages.shape:
         return []
