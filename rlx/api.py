@@ -13,9 +13,8 @@ from rlx.cli.failure import composed_line
 from rlx.config.check import check_node, paths_of, plain_config, unknown_key
 from rlx.config.compose import CommandLine
 from rlx.config.groups import GROUPS, RUN_GROUPS
-from rlx.config.loaders import loaders_in
 from rlx.config.suggest import did_you_mean, nearest
-from rlx.config.targets import check_targets, targets_of, with_run_loss
+from rlx.config.targets import check_targets, loaders_in, targets_of, with_run_loss
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_config, require_resolvable
 from rlx.config.groups import GROUPS, declared, declared_node
-from rlx.config.loaders import loaders_in, loaders_in_folder
 from rlx.config.schema import conf_dir
 from rlx.config.sources import install_sources, plugin_packages, plugin_targets, served, take_out_unread_losses
 from rlx.config.suggest import did_you_mean, nearest
-from rlx.config.targets import targets_in_folder
+from rlx.config.targets import loaders_in, loaders_in_folder, targets_in_folder
 from rlx.errors import ConfigError
 
 # left out of lists: groups below hydra/ and files that are not options

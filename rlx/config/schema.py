@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from rlx.config.loaders import loader_of
 from rlx.errors import ConfigError
 from rlx.fields import non_empty, one_of, within
 
@@ -124,4 +123,3 @@ def conf_dir() -> Path:
 
 # Registered on import, so that a sweep's worker processes have it too; cached, so that all jobs see their sweep's token.
 OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
-OmegaConf.register_new_resolver("rlx_loader", loader_of, replace=True)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlx.data.cut import Encoded
+from rlx.data.cut import REMARKS, Encoded
 from rlx.data.processes import in_processes, num_processes
-from rlx.data.remarks import REMARKS
 from rlx.data.sequences import Learned, Tokens
 from rlx.data.tokens import TextEncoder
 from rlx.data.turns import content_of
@@ -39,7 +38,7 @@ class PairTokens:
 
     tokens: int32 [N], for each pair its prompt, chosen and rejected completion. lengths: int64 [P, 3], of these parts.
     learned: bool [tokens of all completions], which of them the assistant wrote. remarks: int32 [P], one bit per remark.
-    refused: pair -> a key of rlx.data.remarks.REFUSED and a detail; such a pair has no tokens.
+    refused: pair -> a key of rlx.data.cut.REFUSED and a detail; such a pair has no tokens.
     """
 
     tokens: np.ndarray
@@ -52,7 +51,7 @@ class PairTokens:
         return len(self.lengths)
 
     def remarks_of(self, row: int) -> tuple[str, ...]:
-        """The remarks on a pair, keys of rlx.data.remarks.REMARKS."""
+        """The remarks on a pair, keys of rlx.data.cut.REMARKS."""
         return tuple(name for place, name in enumerate(_NAMES) if self.remarks[row] >> place & 1)
 
     @cached_property

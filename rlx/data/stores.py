@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
 import logging
 import marshal
@@ -28,15 +27,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlx.data import control_tokens as control_tokens_module
-from rlx.data import conversation as conversation_module
-from rlx.data import cut as cut_module
-from rlx.data import pair_tokens as pair_tokens_module
-from rlx.data import remarks as remarks_module
-from rlx.data import rendering as rendering_module
-from rlx.data import tokens as tokens_module
-from rlx.data import turns as turns_module
-from rlx.data import words as words_module
 from rlx.data.pair_tokens import PairTokens
 
 if TYPE_CHECKING:
@@ -245,9 +235,9 @@ def _bytes_of(rows: Any) -> bytes:
 
 @cache
 def _source() -> str:
-    writing = (remarks_module, turns_module, rendering_module, conversation_module)
-    modules = (*writing, control_tokens_module, cut_module, words_module, tokens_module, pair_tokens_module)
-    return "".join(inspect.getsource(module) for module in modules)
+    """The code that decides which tokens a pair has."""
+    modules = ("turns", "rendering", "conversation", "control_tokens", "cut", "words", "tokens", "pair_tokens")
+    return "".join(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in modules)
 
 
 _PARTS = {"tokens", "lengths", "learned", "remarks", "refused"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlx.data.remarks import MEANT, REMARKS
+from rlx.data.cut import MEANT, REMARKS
 from rlx.data.repeats import repeats, squashed
 from rlx.data.reward_tries import doubts_of_rewards, shown, tried_rewards
 from rlx.data.tokenized import DROPPED, TokenizedPairs

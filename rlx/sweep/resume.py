@@ -19,8 +19,7 @@ from typing import Any
 
 from rlx.config.compose import dotted_names
 from rlx.config.groups import GROUPS
-from rlx.config.loaders import loaders_in
-from rlx.config.targets import is_allowed
+from rlx.config.targets import is_allowed, loaders_in
 from rlx.errors import ConfigError, DataError
 from rlx.record.directory import require_own_files
 from rlx.record.files import follow_latest, write_atomic

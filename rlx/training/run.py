@@ -26,10 +26,16 @@ from rlx.record.trust import check_command, command_for, folder_words
 from rlx.report.terminal import TrainView
 from rlx.training.build import build_loop
 from rlx.training.caution import Movement, cautions, require_possible
-from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
+from rlx.training.checkpoint import (
+    checkpoint_path,
+    checkpoint_steps,
+    export_policy,
+    load_checkpoint,
+    verified_values,
+    verify_logs,
+)
 from rlx.training.diagnosis import Watched, diagnose, show_diagnoses
 from rlx.training.gradients import NonFiniteLossError, is_out_of_memory
-from rlx.training.integrity import verify_logs
 from rlx.training.loop import Loop
 from rlx.training.memory import AUTO, out_of_memory, planned
 from rlx.training.stop import Stop, Stopped

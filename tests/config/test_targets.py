@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlx.config.targets import check_targets, is_allowed, targets_in_folder, targets_of
+from rlx.config.compose import CommandLine
+from rlx.config.targets import check_targets, is_allowed, loader_of, loaders_in, loaders_in_folder, targets_in_folder, targets_of
 from rlx.errors import ConfigError
 
 
@@ -72,3 +73,29 @@ def test_targets_of_a_folder(tmp_path):
         "_target_: my_lab.Mine\nnested:\n  - _target_: 'my_lab.Other'  # a comment\n# _target_: no.No\n"
     )
     assert targets_in_folder(tmp_path) == {"my_lab.Mine", "my_lab.Other"}
+
+
+@pytest.mark.parametrize(
+    ("env", "loader"),
+    [("my_env", "my_env.load_environment"), ("my-env", "my_env.load_environment"),
+     ("owner/my-env", "my_env.load_environment"), ("my_lab.envs.Easy", "my_lab.envs.Easy")],
+)  # fmt: skip
+def test_a_name_stands_for_a_function_of_its_module(env, loader):
+    assert loader_of(env) == loader
+    assert loaders_in(f"task.env={env}") == [loader]
+
+
+def test_the_names_in_an_override():
+    assert loaders_in("task.env=a,'b-c'") == ["a.load_environment", "b_c.load_environment"]
+    assert loaders_in("task.env=choice(a,b)") == ["a.load_environment", "b.load_environment"]
+    assert loaders_in("task.name=a") == loaders_in("task.env=") == []
+
+
+def test_what_a_command_line_allows(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("task:\n  env: from-folder\n")
+    assert loaders_in_folder(tmp_path) == {"from_folder.load_environment"}
+    line = CommandLine(overrides=["task.env=typed", "task.env=recorded"], recorded=frozenset({"task.env=recorded"}))
+    assert "typed.load_environment" in line.allowed
+    assert "recorded.load_environment" not in line.allowed
+    assert "from_folder.load_environment" in CommandLine(values={"config_dir": str(tmp_path)}).allowed

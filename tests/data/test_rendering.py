@@ -1,12 +1,15 @@
 """Examples that are written together are, to the character, what each of them is alone: the slow way is the judge."""
 
 import random
+import resource
+import threading
 from types import SimpleNamespace
 
 import pytest
 from transformers.utils import chat_template_utils
 
 from rlx.data import rendering
+from rlx.data.rendering import bounded_memory
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError, DataError
 from tests.data.test_conversation import FAMILIES, assistant, call, encoder_of, user
@@ -114,3 +117,37 @@ def test_templates_of_which_none_is_the_default_are_refused():
 
 def refuse(*_):
     raise ValueError("no default")
+
+
+def test_what_asks_for_more_raises_and_what_asks_for_less_does_not():
+    with pytest.raises(MemoryError), bounded_memory(2**26):
+        bytes(2**28)
+    with bounded_memory(2**28):
+        assert len(bytes(2**26)) == 2**26
+    assert len(bytes(2**28)) == 2**28  # afterwards there is no limit
+
+
+def test_two_threads_leave_the_process_as_free_as_it_was():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    first_is_in, second_tries = threading.Event(), threading.Event()
+
+    def first():
+        with bounded_memory(2**28):
+            first_is_in.set()
+            second_tries.wait(10)
+
+    def second():
+        first_is_in.wait(10)
+        threading.Timer(0.2, second_tries.set).start()  # while this thread waits, or is in too
+        with bounded_memory(2**29):
+            second_tries.wait(10)
+            threads[0].join(1)  # the first one goes out before
+
+    threads = [threading.Thread(target=each) for each in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    after = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    assert after == before

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rlx.config.loaders import loader_of
-from rlx.config.targets import own_name
+from rlx.config.targets import loader_of, own_name
 from rlx.errors import ConfigError, DataError
 from rlx.fields import count, within
 from rlx.task.base import Prompt, content_digest
