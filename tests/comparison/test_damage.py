@@ -10,7 +10,7 @@ from rlx.comparison.comparison import compare
 from rlx.errors import RlxError
 from rlx.report.columns import full_tables
 from rlx.report.comparison import latex, markdown
-from rlx.report.html import render_page
+from rlx.report.files import render_page
 from rlx.report.table import as_csv
 from tests.comparison.records import write_run, write_sweep
 from tests.report.pages import samples

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from rlx.report.html import render_page
+from rlx.report.files import render_page
 from tests.report.figure.test_figures import NAMES
 
 webdriver = pytest.importorskip("selenium.webdriver")

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 from rlx.comparison.comparison import compare
 from rlx.report.figure.svg import draw_svg
-from rlx.report.html import all_figures
+from rlx.report.files import all_figures
 from tests.comparison.records import write_sweep
 
 NAMES = {"scores", "differences", "improvement", "curves", "profile", "setting-0"}

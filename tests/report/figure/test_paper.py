@@ -6,7 +6,7 @@ from rlx.comparison.comparison import compare
 from rlx.report.figure.base import Bar, Dot, Figure, FigureAxis, Line, Rule, Zone
 from rlx.report.figure.paper import draw_on_axes, line_style, plain_label, write_figures
 from rlx.report.figure.scores import MOST_LINES
-from rlx.report.html import all_figures
+from rlx.report.files import all_figures
 from tests.comparison.records import write_sweep
 
 
