@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlx.data.control_tokens import Piece
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
+from rlx.data.tokenizer import Piece
 from rlx.data.turns import content_of, is_prefilled, unseen
 from rlx.errors import DataError
 

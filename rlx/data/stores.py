@@ -236,7 +236,7 @@ def _bytes_of(rows: Any) -> bytes:
 @cache
 def _source() -> str:
     """The code that decides which tokens a pair has."""
-    modules = ("turns", "rendering", "conversation", "control_tokens", "cut", "words", "tokens", "pair_tokens")
+    modules = ("turns", "rendering", "conversation", "tokenizer", "cut", "words", "tokens", "pair_tokens")
     return "".join(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in modules)
 
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written, write_plain
 from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, first_stop, middle_lead, without_trailing_special
 from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file, warn_of_unread
 from rlx.data.sequences import Tokens
-from rlx.data.tokenizer_text import tokenizer_text, untrim_offsets
+from rlx.data.tokenizer import ControlTokens, tokenizer_text, untrim_offsets
 from rlx.data.turns import unseen
 from rlx.data.words import WordTokens
 from rlx.errors import ConfigError, DataError

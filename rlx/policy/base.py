@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rlx.data.layout import Layout, cheapest_rows, plain_rows
 from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences, Tokens
-from rlx.data.tokenizer_text import tokenizer_text
+from rlx.data.tokenizer import tokenizer_text
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
 from rlx.loss.preference.pairs import PairLogprobs

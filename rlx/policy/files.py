@@ -23,7 +23,7 @@ import transformers
 
 from rlx.client import hub_unreached
 from rlx.data.stores import TensorStore
-from rlx.data.tokenizer_text import tokenizer_text
+from rlx.data.tokenizer import tokenizer_text
 from rlx.errors import ConfigError
 from rlx.policy.adapter import ADAPTER_CONFIG
 from rlx.policy.reader import Outline

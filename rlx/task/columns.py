@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from rlx.errors import DataError
 from rlx.task.base import Text
-from rlx.task.messages import as_conversation, is_transcript, spells_messages
+from rlx.task.messages import Tools, as_conversation, as_system, as_tools, is_transcript, spells_messages
 from rlx.task.table import AbsentError, column, files_hash, find_files, read_rows
 
 T = TypeVar("T")
@@ -177,9 +177,13 @@ class Columns:
 
 
 class ReadsFile:
-    """Base of tasks that read data files: the files at `path`, and the purposes of their columns."""
+    """Base of tasks that read data files: the files at `path`, and the purposes of their columns.
+
+    system: the system message of rows that have none.
+    """
 
     path: str
+    system: str | None
 
     @cached_property
     def _files(self) -> tuple[Path, ...]:
@@ -190,6 +194,12 @@ class ReadsFile:
         """The columns of the files and their purposes."""
         given = {name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key")}
         return Columns(given)
+
+    def system_and_tools(self, row: Mapping[str, Any], place: str) -> tuple[str | None, Tools]:
+        """The system message of a row, or else of the task, and the row's tool schemas."""
+        system, tools = (self.columns.name(row, purpose) for purpose in ("system", "tools"))
+        own = None if system is None else as_system(row[system], place=place, key=system)
+        return own or self.system, () if tools is None else as_tools(row[tools], place=place, key=tools)
 
     def content_hash(self) -> str:
         """A hash of the files' content."""

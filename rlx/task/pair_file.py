@@ -6,7 +6,6 @@ A hash of the prompt decides whether a pair is used for training or held out.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rlx.errors import ConfigError, DataError
 from rlx.fields import within
 from rlx.garbage import collection_paused
-from rlx.task import base as base_module
-from rlx.task import columns as columns_module
-from rlx.task import messages as messages_module
-from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import CONVERSATIONS, SCORES, ReadsFile, as_label, first_of, whole_conversation
-from rlx.task.messages import Tools, as_system, as_text, as_tools, before_answer, with_system
+from rlx.task.messages import as_text, before_answer, with_system
 from rlx.task.table import AbsentError, column
 
 if TYPE_CHECKING:
@@ -111,16 +106,8 @@ class PairFile(ReadsFile, Task, ABC):
         """The pair of a row with its system message and its tools."""
         self.columns.saw(row)
         pair = self._read(row, place)
-        system, tools = self._system(row, place), self._tools(row, place)
+        system, tools = self.system_and_tools(row, place)
         return replace(pair, prompt=with_system(pair.prompt, system), tools=tools) if system or tools else pair
-
-    def _system(self, row: Mapping[str, Any], place: str) -> str | None:
-        name = self.columns.name(row, "system")
-        return (None if name is None else as_system(row[name], place=place, key=name)) or self.system
-
-    def _tools(self, row: Mapping[str, Any], place: str) -> Tools:
-        name = self.columns.name(row, "tools")
-        return () if name is None else as_tools(row[name], place=place, key=name)
 
     def notes(self) -> Sequence[str]:
         self.pairs()  # make sure that the file is read
@@ -157,8 +144,8 @@ class PairFile(ReadsFile, Task, ABC):
 @cache
 def _source() -> str:
     """The source code that converts rows, which is part of the cache key."""
-    modules = (base_module, columns_module, messages_module, table_module)
-    return "".join((*map(inspect.getsource, modules), Path(__file__).read_text(encoding="utf-8")))
+    modules = ("base", "columns", "messages", "table", "pair_file")
+    return "".join(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in modules)
 
 
 def is_conversation(completion: Text) -> bool:

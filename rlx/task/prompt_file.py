@@ -12,7 +12,7 @@ from rlx.fields import within
 from rlx.garbage import collection_paused
 from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import CONVERSATIONS, ReadsFile, final_answer
-from rlx.task.messages import as_conversation, as_system, as_text, as_tools, before_answer, with_system
+from rlx.task.messages import as_conversation, as_text, before_answer, with_system
 from rlx.task.rewarded import RewardedTask
 from rlx.task.table import AbsentError
 
@@ -68,13 +68,11 @@ class PromptFile(ReadsFile, RewardedTask):
         whole = key in CONVERSATIONS
         text = (as_conversation if whole else as_text)(value, place=place, key=key)
         text = before_answer(text) if whole else text
-        system, tools = (self.columns.name(row, purpose) for purpose in ("system", "tools"))
-        own = None if system is None else as_system(row[system], place=place, key=system)
-        text = with_system(text, own or self.system)
+        system, tools = self.system_and_tools(row, place)
         columns = {name: value for name, value in row.items() if name not in (key, self.answer_key, *NOT_FOR_REWARDS)}
         if self.answer_key is not None:
             columns["answer"] = final_answer(self.columns.value(row, "answer", place=place)[1])
-        return Prompt(text, columns, () if tools is None else as_tools(row[tools], place=place, key=tools))
+        return Prompt(with_system(text, system), columns, tools)
 
     def notes(self) -> Sequence[str]:
         self.prompts()  # make sure that the file is read

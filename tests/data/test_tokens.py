@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from rlx.data.tokenized import TokenizedPairs
-from rlx.data.tokenizer_text import tokenizer_text
+from rlx.data.tokenizer import tokenizer_text
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError, DataError
 from rlx.policy.tiny import character_tokenizer
