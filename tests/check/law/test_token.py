@@ -1,8 +1,13 @@
 """Laws of tokens: what is said of rows that teach nothing."""
 
+from dataclasses import replace
+
 import torch
 
+import rlx
 from rlx.check.checker import LAWS, check_algorithm
+from rlx.check.finding import FAILED
+from rlx.check.law.token import prompt
 from tests.check.checking import failed, subject
 from tests.check.faulty import Preferences
 
@@ -36,3 +41,9 @@ def test_halves_of_a_draw_that_take_turns_are_none():
                 yield batch.with_weights(preference=(torch.arange(len(batch)) % 2 == half) * 2 / len(batch))
 
     assert failed(InTurns(), "tokens") == {}
+
+
+def test_logits_of_completions_alone_are_not_taken_for_those_of_the_prompt():
+    # 5 completions of a prompt of 5 tokens: the head reads as many places as the row has tokens
+    algorithm = replace(rlx.load("algorithm", "custom_grpo"), prompts_per_step=1, group_size=5)
+    assert prompt(subject(algorithm)).status != FAILED
