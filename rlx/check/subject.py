@@ -137,12 +137,13 @@ class Subject:
             return self.real(moved=numbers.get("spread", MOVED) > 0, rewards=rewards)
         return self.warmed(self._stand_in(Numbers(**{"spread": MOVED, **numbers}), shape, dtype, rewards))
 
+    def stand_in_batch(self, *, step: int = 0, **settings: Any) -> tuple[Laboratory, Any]:
+        """Return (a laboratory as `stand_in` makes it, the batch of its first update at a step)."""
+        laboratory = self.stand_in(**settings)
+        return laboratory, self.first_update(laboratory, step=step)
+
     def _stand_in(
-        self,
-        numbers: Numbers,
-        shape: str = "usual",
-        dtype: torch.dtype = torch.float64,
-        rewards: Mapping[str, Any] = NO_CHOICES,
+        self, numbers: Numbers, shape: str = "usual", dtype: torch.dtype = torch.float64, rewards: Mapping[str, Any] = NO_CHOICES
     ) -> Laboratory:
         numbers = replace(numbers, by_prefix=self.task.interaction is not None)
         return Laboratory(
@@ -266,11 +267,10 @@ class Subject:
                     parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=least))
         return self.warmed(Laboratory(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE))
 
-    def draw(self, laboratory: Laboratory, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
+    def draw(self, laboratory: Laboratory, *, step: int = 0) -> Any:
         """Return a batch, drawn as in a training run."""
-        algorithm = algorithm or self.algorithm
-        batch = draw_of(algorithm, laboratory.lab(step=step, seed=self.seed))
-        require_batch(batch, by=algorithm)
+        batch = draw_of(self.algorithm, laboratory.lab(step=step, seed=self.seed))
+        require_batch(batch, by=self.algorithm)
         return in_double(batch) if laboratory.policy.dtype == torch.float64 else batch
 
     def first_update(self, laboratory: Laboratory, *, step: int = 0) -> Any:

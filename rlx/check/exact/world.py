@@ -214,9 +214,7 @@ class ExactLaboratory:
         return self.laboratory.sampler
 
 
-def exact_laboratory(
-    subject: Subject, world: World, *, on_policy: bool = True, rewarded: bool = True, seed: int = 0
-) -> ExactLaboratory:
+def exact_laboratory(subject: Subject, world: World, *, on_policy: bool = True, rewarded: bool = True) -> ExactLaboratory:
     """Return a laboratory with random tables. on_policy: whether the sampler is the policy.
 
     rewarded: whether rewards are between 0 and 1, or all 0. Values are 0 everywhere, so that without rewards only a penalty gives
@@ -224,14 +222,14 @@ def exact_laboratory(
     """
     if subject.task.interaction is not None:
         raise ValueError("the task holds conversations with an environment")
-    rng = Stream(seed, ("exact",)).torch()
+    rng = Stream(0, ("exact",)).torch()
     shape = len(world.states), len(world.tokens)
     logits, reference, moved = (torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(3))
     logits = SPREAD * logits
     tables = {"reference": logits + SPREAD * reference, "sampler": logits if on_policy else logits + MOVED * moved}
     values = torch.zeros(shape[0], dtype=torch.float64)
     texts = [subject.policy.decode([world.tokens[place] for place in each]) for each in world.completions]
-    rewards = {text: round(float(Stream(seed, ("exact", text)).numpy().random()), 3) * rewarded for text in texts}
+    rewards = {text: round(float(Stream(0, ("exact", text)).numpy().random()), 3) * rewarded for text in texts}
     names = ("temperature", "top_k", "top_p", "min_p", "stop")
     settings = {name: getattr(subject.sampler, name) for name in names}
     sampler = ChosenSampler(

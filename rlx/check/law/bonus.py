@@ -35,8 +35,7 @@ def bonus_lowers(subject: Subject) -> Finding | None:
     named = [name for name, value in values.items() if is_bonus(name) and isinstance(value, float)]
     if subject.goes_past or not named:
         return None
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     if len(batch) == 0:
         return None
     for name in named:

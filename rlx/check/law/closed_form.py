@@ -22,8 +22,7 @@ TAKES_LOGITS = {"sigmoid", "logsigmoid", "softmax", "log_softmax", "cross_entrop
 
 def closed_forms(subject: Subject) -> Finding:
     """If policy, reference and sampler agree: margins and KL 0, ratios 1, DPO log 2 with slope -+beta/2; a KL is unbiased."""
-    laboratory = subject.stand_in(spread=0.0)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0)
     gradient, figures = subject.gradient(laboratory, batch)
     promised = {"ratio_mean": 1.0, "kl": 0.0, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0}
     if Need.REFERENCE in subject.needs and all(loss.needs_reference for _, loss in losses_of(subject.algorithm)):

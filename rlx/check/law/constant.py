@@ -20,8 +20,7 @@ LEAST = 2  # rows
 
 def never_moves(subject: Subject) -> Finding | None:
     """Return a finding if the loss of rows is the same for every policy though it has a gradient (a log-ratio to itself, say)."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     parts = parts_of(batch)
     if len(parts) != 1 or len(batch) < LEAST or not isinstance(laboratory.policy, StandInPolicy):
         return None

@@ -121,8 +121,7 @@ def _counts_in_lengths(subject: Subject, laboratory: Laboratory, batch: Any) -> 
 
 def _counts_in_the_loss(subject: Subject) -> Finding | None:
     """Return a finding if longer messages of the environment reduce the gradient at the policy's own tokens."""
-    laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody")
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(constant=LOGPROB, constant_of="everybody")
     parts = parts_of(batch)
     longer = with_more_said(parts[0], MORE) if len(parts) == 1 and parts[0] is batch else None
     if longer is None:

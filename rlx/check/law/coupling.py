@@ -31,8 +31,7 @@ def level_is_live(subject: Subject) -> Finding | None:
     if not subject.algorithm.couples_rows or subject.goes_past:
         return None
     for drift in DRIFTS:
-        laboratory = subject.stand_in(drift=drift)
-        batch = subject.first_update(laboratory)
+        laboratory, batch = subject.stand_in_batch(drift=drift)
         parts = parts_of(batch)
         if len(parts) != 1 or len(batch) < 3 or not isinstance(laboratory.policy, StandInPolicy):
             return None

@@ -59,8 +59,7 @@ def finite_differences(subject: Subject) -> Finding:
     """In float64 the gradient with respect to log-probabilities is the slope of the loss, with declared constants fixed."""
     worst = 0.0
     for step, spread in ((0, 0.3), (1, 0.8)):
-        laboratory = subject.stand_in(spread=spread)
-        batch = subject.first_update(laboratory, step=step)
+        laboratory, batch = subject.stand_in_batch(step=step, spread=spread)
         subject.loss(laboratory, batch)
         if subject.goes_past or not laboratory.policy.leaves:
             return skipped("the loss does not read the policy through token_statistics")

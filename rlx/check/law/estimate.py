@@ -68,8 +68,7 @@ def _values(subject: Subject, p: float, q: float) -> dict[str, float]:
     An estimate is a term called kl, or the quantity in the loss that the weight of a KL multiplies.
     """
     temperature = subject.sampler.temperature or 1.0
-    laboratory = subject.stand_in(constant=temperature * math.log(q), constant_of="everybody")
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(constant=temperature * math.log(q), constant_of="everybody")
     if len(parts_of(batch)) != 1 or not isinstance(getattr(batch, "sampling_logprobs", None), Tensor):
         return {}
     terms = subject.loss(laboratory, batch).terms

@@ -271,8 +271,7 @@ def direction(subject: Subject) -> Finding:
 
 def _directed(subject: Subject, *, depth: float) -> Finding:
     """Return in which direction completions are pushed at policy = reference = sampler. depth: nats by which all are lower."""
-    laboratory = subject.stand_in(spread=0.0, depth=depth)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0, depth=depth)
     gradient, _ = subject.gradient(laboratory, batch)
     if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")

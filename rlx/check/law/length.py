@@ -33,8 +33,7 @@ def length(subject: Subject) -> Finding:
             return found
     totals = []
     for shape in ("short", "long"):
-        laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": READ})
-        batch = subject.first_update(laboratory)
+        laboratory, batch = subject.stand_in_batch(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": READ})
         if len(batch) == 0:
             return skipped("the batch is empty")
         advantages = getattr(batch, "advantages", None)
@@ -63,8 +62,7 @@ def length(subject: Subject) -> Finding:
 
 def _zeros_count(subject: Subject) -> Finding | None:
     """Return a finding if the gradients of other tokens jump when one token's log-ratio is exactly 0."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     if len(batch) == 0:
         return None
     subject.loss(laboratory, batch)
@@ -101,8 +99,7 @@ def _longest_counts(subject: Subject) -> Finding | None:
         return None
     found = []
     for shape in UNEVEN:
-        laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": 1})
-        batch = subject.first_update(laboratory)
+        laboratory, batch = subject.stand_in_batch(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": 1})
         if len(parts_of(batch)) != 1 or len(batch) < 2:
             return None
         (part,) = parts_of(batch)
@@ -144,8 +141,7 @@ def _weighs_its_length(subject: Subject) -> Finding | None:
     """Return a finding if the weight of a token is proportional to the length of its completion."""
     if Need.REWARDS not in subject.needs or Need.VALUES in subject.needs or subject.algorithm.couples_rows:
         return None
-    laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape="uneven", rewards={"read": 1})
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(constant=LOGPROB, constant_of="everybody", shape="uneven", rewards={"read": 1})
     if len(parts_of(batch)) != 1 or len(batch) < 2:
         return None
     (part,) = parts_of(batch)

@@ -29,8 +29,7 @@ def alignment(subject: Subject) -> Finding:
     """The log-probability of a token is compared with the sampler's for the same token, as policy over sampler."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("no completions are sampled, or the loss reads the model itself")
-    laboratory = subject.stand_in(spread=0.1)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.1)
     sampled = getattr(batch, "sampling_logprobs", None)
     if sampled is None or len(batch) == 0 or sampled.shape != batch.completion_mask.shape:
         return skipped("the batch holds no sampling log-probabilities of its own")
@@ -72,8 +71,7 @@ def _ratio_to_reference(subject: Subject) -> Finding | None:
     subject = subject.with_algorithm(algorithm)
     slopes = []
     for drift in (0.0, SHIFT, -SHIFT):
-        laboratory = subject.stand_in(spread=0.0, drift=drift)
-        batch = subject.first_update(laboratory)
+        laboratory, batch = subject.stand_in_batch(spread=0.0, drift=drift)
         if len(batch) == 0:
             return None
         gradient, _ = subject.gradient(laboratory, batch)
@@ -99,8 +97,7 @@ def _upside_down(subject: Subject) -> Finding | None:
     Its signs are a weight of 1 where both agree, whatever the log-probabilities are. Another weight that grows with the sampler's
     log-probabilities may be intended: unlikely tokens may have less weight.
     """
-    laboratory = subject.stand_in(spread=0.0)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0)
     slopes = []
     for shift in (0.0, SHIFT, -SHIFT):
         moved = torch.where(batch.completion_mask, batch.sampling_logprobs + shift, 0.0)
@@ -134,8 +131,7 @@ def _to_a_mean(subject: Subject) -> Finding | None:
     It is shown by shifts that cancel over each completion. Those of the policy multiply a token's gradient by their exponential;
     those of the sampler change nothing, though a shift of all does; a shift of both policy and sampler changes nothing.
     """
-    laboratory = subject.stand_in(spread=0.0)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0)
     if len(batch) == 0:
         return None
     subject.gradient(laboratory, batch)  # creates the leaves of every completion

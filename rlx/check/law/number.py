@@ -106,8 +106,7 @@ def _global_generator(subject: Subject, names: list[str], method: str) -> Findin
 
 
 def _batch_changed(subject: Subject, name: str) -> Finding:
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     as_drawn = _held(batch)
     place = first_change(lambda: subject.loss(laboratory, batch), lambda: _held(batch) != as_drawn)
     return broken(
@@ -228,8 +227,7 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
 
 def metrics(subject: Subject) -> Finding:
     """Metrics carry no gradient, are finite (sum, count) pairs, and follow rlx's naming."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     output = subject.loss(laboratory, batch)
     for name, given in output.metrics.items():
         if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(item, Tensor) for item in given)):

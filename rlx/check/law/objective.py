@@ -58,8 +58,7 @@ def objective(subject: Subject) -> Finding:
 
 def _is_noise(subject: Subject, world: World) -> Finding | None:
     """Return a finding if advantages of 0 leave a gradient whose mean over all completions is 0, so that nothing is learned."""
-    laboratory = subject.stand_in(spread=0.0)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0)
     advantages = getattr(batch, "advantages", None)
     if not isinstance(advantages, Tensor) or len(batch) == 0:
         return None

@@ -23,8 +23,7 @@ WIDER = 5  # additional columns of padding
 
 def padding(subject: Subject) -> Finding:
     """Padding of another width or with other values changes nothing; nor does sharing a row among completions."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     if not parts_of(batch):
         return skipped("the batch has no sequences of its own to pad")
     whole, figures = subject.gradient(laboratory, batch)
@@ -68,8 +67,7 @@ def _drawn_wider(subject: Subject) -> Finding | None:
     """
     if subject.goes_past or subject.task.interaction is not None:
         return None
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     if len(parts_of(batch)) != 1:
         return None
     gradient, _ = subject.gradient(laboratory, batch)

@@ -49,8 +49,7 @@ def clip(subject: Subject) -> Finding:
         return skipped("no rewarded completions are given up")
     if (found := _ratio_is_one(subject)) is not None:
         return found
-    laboratory = subject.stand_in(spread=0.0, depth=DEPTH)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0, depth=DEPTH)
     if len(batch):
         subject.loss(laboratory, batch)  # creates the leaves of every token
     if not reads_logprobs(laboratory):
@@ -120,8 +119,7 @@ def _lost(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, s
 
 def _ratio_is_one(subject: Subject) -> Finding | None:
     """Return a finding if the ratio that is clipped is 1 at every token although the policy is far from its sampler."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     if len(batch):
         subject.loss(laboratory, batch)  # creates the leaves of every token
     if not reads_logprobs(laboratory):

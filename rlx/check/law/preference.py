@@ -108,8 +108,7 @@ def turned_where_likely(subject: Subject) -> Finding | None:
 
 def _where_all_are(subject: Subject, logprob: float) -> tuple[list[list[float]], str]:
     """Return the slopes [chosen, rejected] of each pair when all give each token this log-probability, and an example row."""
-    laboratory = subject.stand_in(constant=logprob, constant_of="everybody")
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(constant=logprob, constant_of="everybody")
     gradient, _ = subject.gradient(laboratory, batch)
     parts = [part for part in parts_of(batch) if part.sequences.group_size == 2]
     if not parts or not reads_logprobs(laboratory):
@@ -164,8 +163,7 @@ def _ties_by_place(subject: Subject) -> Finding | None:
     A rule of the algorithm's own, or chance, may rank completions with equal rewards.
     """
     for rewards in ({}, {"equal_rewards": True}):
-        laboratory = subject.stand_in(spread=0.0, rewards=rewards)
-        batch = subject.first_update(laboratory)
+        laboratory, batch = subject.stand_in_batch(spread=0.0, rewards=rewards)
         turned = subject.first_update(_turned(subject.stand_in(spread=0.0, rewards=rewards)))
         found = {pair for part in parts_of(turned) for pair in _pairs(part)}
         for part in parts_of(batch):

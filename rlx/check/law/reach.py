@@ -70,8 +70,7 @@ def _through_the_critic(subject: Subject) -> Finding | None:
     """Return a finding if a term multiplies log-probabilities by values with a gradient: an advantage is not detached."""
     if Need.VALUES not in subject.needs or subject.goes_past:
         return None
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     terms = subject.loss(laboratory, batch).terms if len(batch) else {}
     logprobs, values = (laboratory.policy.leaves.get(name) for name in ("token_logprobs", "values"))
     if logprobs is None or values is None:
@@ -97,8 +96,7 @@ def _target_is_live(subject: Subject) -> Finding | None:
     """
     if Need.VALUES not in subject.needs or subject.goes_past:
         return None
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     terms = subject.loss(laboratory, batch).terms if len(parts_of(batch)) == 1 else {}
     leaf, places = laboratory.policy.leaves.get("values"), laboratory.policy.places.get("values", {})
     if leaf is None:
@@ -166,8 +164,7 @@ def _reaches_reference(subject: Subject, laboratory: Laboratory, batch: Any, the
 
 
 def _reference_is_read(subject: Subject) -> Finding:
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     subject.loss(laboratory, batch)
     asked = laboratory.reference.calls if isinstance(laboratory.reference, StandInReference) else 0
     if Need.REFERENCE in subject.needs and asked == 0 and _real_calls(subject) == 0:
@@ -192,8 +189,7 @@ def _reference_matters(subject: Subject) -> Finding | None:
     for step in (0, 500):
         found = []
         for drift in (0.0, DRIFT):
-            laboratory = subject.stand_in(drift=drift)
-            batch = subject.first_update(laboratory, step=step)
+            laboratory, batch = subject.stand_in_batch(step=step, drift=drift)
             if len(batch) == 0:
                 return None
             gradient, figures = subject.gradient(laboratory, batch)

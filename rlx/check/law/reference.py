@@ -35,8 +35,7 @@ def reference(subject: Subject) -> Finding:
         return skipped("no preference is held to a reference")
     if subject.goes_past:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
-    laboratory = subject.stand_in(spread=0.0)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0)
     pairs = [part for part in parts_of(batch) if part.sequences.group_size == 2 and not hasattr(part, "rewards")]
     if not pairs:
         return skipped("the batch holds no pairs")
@@ -197,8 +196,7 @@ def _follows_something_else(subject: Subject) -> Finding | None:
         return None
     losses, gradients = [], []
     for drift in (0.0, DRIFT):
-        laboratory = subject.stand_in(drift=drift, rewards={"equal_rewards": True, "bonus": -0.5})
-        batch = subject.first_update(laboratory)
+        laboratory, batch = subject.stand_in_batch(drift=drift, rewards={"equal_rewards": True, "bonus": -0.5})
         if len(batch) == 0:
             return None
         gradient, figures = subject.gradient(laboratory, batch)
@@ -240,8 +238,7 @@ def _bends_down(subject: Subject) -> Finding | None:
     """Return a finding if a term has slope 0 at policy = reference and falls on both sides."""
     if Need.REFERENCE not in subject.needs or subject.goes_past:
         return None
-    laboratory = subject.stand_in(spread=0.0, depth=DRIFT)
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0, depth=DRIFT)
     if len(batch) == 0:
         return None
     here = subject.loss(laboratory, batch).terms
@@ -272,8 +269,7 @@ def _drives_away(subject: Subject) -> Finding | None:
     """Return a finding if the KL over the vocabulary is raised wherever it has a gradient."""
     if Need.REFERENCE not in subject.needs or subject.goes_past:
         return None
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     if len(batch) == 0:
         return None
     gradient, _ = subject.gradient(laboratory, batch)
@@ -339,8 +335,7 @@ def _times_advantage(subject: Subject) -> Finding | None:
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     values = dict(plain_fields(subject.algorithm))
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     advantages = getattr(batch, "advantages", None)
     if not isinstance(advantages, Tensor) or len(batch) == 0:
         return None
@@ -375,8 +370,7 @@ def _times_advantage(subject: Subject) -> Finding | None:
 
 
 def _at(subject: Subject, drift: float) -> _AtDrift | None:
-    laboratory = subject.stand_in(spread=0.0, drift=drift, rewards={"equal_rewards": True})
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch(spread=0.0, drift=drift, rewards={"equal_rewards": True})
     if len(batch) == 0:
         return None
     gradient, figures = subject.gradient(laboratory, batch)

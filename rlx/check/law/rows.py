@@ -86,8 +86,7 @@ def split(subject: Subject) -> Finding:
 
 def _split_unlike(subject: Subject) -> Finding | None:
     """Test micro-batches on advantages that all differ in size: by chance, all others may pass a threshold, or none."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     advantages = getattr(batch, "advantages", None)
     if subject.goes_past or not isinstance(advantages, Tensor) or len(batch) < 2 or advantages.shape[:1] != (len(batch),):
         return None
@@ -140,8 +139,7 @@ def _pair_differs(subject: Subject, laboratory: Laboratory, rows: object) -> boo
 
 def order(subject: Subject) -> Finding:
     """Reordering the rows gives the same loss and gradient; the order within a group does not affect other groups."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     if len(batch) < 2:
         return skipped("a batch of one row has one order")
     whole, figures = subject.gradient(laboratory, batch)

@@ -149,8 +149,7 @@ def _lies_along(levels: list[float], curve: list[float]) -> bool:
 
 
 def _levels(subject: Subject, step: int) -> Levels:
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory, step=step)
+    laboratory, batch = subject.stand_in_batch(step=step)
     if len(batch) == 0:
         return {}
     found = {}

@@ -67,8 +67,7 @@ def _weights(subject: Subject) -> list[Pair]:
     """Return the effects of weights that draw made for pairs and named after the sides."""
     if not subject.reads_pairs:
         return []
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     names = [(name, opposite(name)) for name in (batch.weights if isinstance(batch, PairBatch) else ())]
     both = [(name, other) for name, other in names if other in batch.weights] if names else []
     if not both or not isinstance(laboratory.policy, StandInPolicy):
@@ -97,8 +96,7 @@ def _hyperparameters(subject: Subject) -> list[Pair]:
 
 def _felt_by(subject: Subject, algorithm: Any) -> Felt | None:
     """Return which sides another algorithm affects by its draw and loss; None if it draws another number of rows."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
+    laboratory, batch = subject.stand_in_batch()
     before = _slopes(subject, laboratory, batch)
     twin = subject.with_algorithm(algorithm)
     other = twin.stand_in()

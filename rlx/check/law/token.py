@@ -150,8 +150,7 @@ def tokens(subject: Subject) -> Finding:
     of_sides = {side: {place: [0, 0] for place in counts} for side in sides}
     learns = chosen = False  # chosen: on policy, only some inner tokens of a completion are learned
     for spread in (0.0, 0.3):
-        laboratory = subject.stand_in(spread=spread)
-        batch = subject.first_update(laboratory)
+        laboratory, batch = subject.stand_in_batch(spread=spread)
         gradient, _ = subject.gradient(laboratory, batch)
         if not reads_logprobs(laboratory):
             return skipped("the loss does not read token log-probabilities through the policy")

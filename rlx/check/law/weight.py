@@ -128,8 +128,7 @@ def rarer_weighs_less(subject: Subject) -> Finding | None:
     # (term, whether weights of 0 count) -> (number with positive advantages, with negative ones, ratio of their weights)
     found: dict[tuple[str, bool], list[tuple[int, int, float]]] = {}
     for step in range(CLASS_DRAWS):
-        laboratory = subject.stand_in()
-        batch = subject.first_update(laboratory, step=step)
+        laboratory, batch = subject.stand_in_batch(step=step)
         advantages = getattr(batch, "advantages", None)
         if len(parts_of(batch)) != 1 or not isinstance(advantages, Tensor) or advantages.ndim != 2:
             return None
