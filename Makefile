@@ -8,6 +8,8 @@ PEERS_VENV := .venvs/peers
 PEERS ?=
 VERIFIERS_VENV := .venvs/verifiers
 VLLM_VENV := .venvs/vllm
+# Processes start with the bytecode that others left, also where the environment says that none is to be written.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 DEVICE ?= cuda
 MODEL ?= Qwen/Qwen2.5-0.5B-Instruct
 FAST := -m "not whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
@@ -22,12 +24,12 @@ train: install  ## install rlx into .venv and run the main job
 	$(BIN)/rlx train algorithm=custom_dpo
 
 test: dev  ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --max-worker-restart 0 $(FAST)
+	$(PYTEST) -n 2 --dist worksteal --max-worker-restart 0 $(FAST)
 
 # One worker has all tests of a file: what a fixture measures once for a file is measured once. A worker that ends is not replaced:
 # with another one in its place xdist waits for ever.
 test-whole: dev  ## whole runs, sweeps and command lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
 
 # reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day
@@ -35,7 +37,7 @@ test-slow: dev smollm2  ## what is too slow for every day
 	$(BIN)/python -m pytest -q -m "slow or browser"
 
 test-slurm: dev  ## sweeps on a real Slurm of one node, started for the tests; skipped where that is not installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/sweep/test_slurm.py
+	$(PYTEST) -m slurm tests/sweep/test_slurm.py
 
 # verifiers asks for an older datasets than the pinned one, so it has an environment of its own.
 test-verifiers:  ## runs with environments of the package verifiers, in an environment of its own
@@ -44,7 +46,7 @@ test-verifiers:  ## runs with environments of the package verifiers, in an envir
 	$(VERIFIERS_VENV)/bin/python -m pytest -q tests/task/verifiers
 
 test-vllm: dev vllm  ## runs that sample from a real vLLM: every gap, a server that dies, a run that is killed (10 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m vllm tests/rollout/test_vllm_real.py
+	$(PYTEST) -s -m vllm tests/rollout/test_vllm_real.py
 
 gpu: dev  ## the laws on an accelerator, then speed and memory of a model of 0.5 B (DEVICE=mps MODEL=directory or hub name)
 	RLX_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -q -m gpu

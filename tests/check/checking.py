@@ -38,7 +38,12 @@ def failed(algorithm, *laws):
     return {verdict.law: verdict.finding for verdict in check_algorithm(subject(algorithm), laws=wanted) if verdict.failed}
 
 
+@lru_cache
+def shipped(name):
+    """An algorithm with the settings of its YAML file, composed once in a process."""
+    return rlx.load("algorithm", name)
+
+
 def with_loss(loss):
     """The plainest algorithm that reads a loss."""
-    name = "dpo" if isinstance(loss, PreferenceLoss) else "custom_grpo"
-    return replace(rlx.load("algorithm", name), loss=loss)
+    return replace(shipped("dpo" if isinstance(loss, PreferenceLoss) else "custom_grpo"), loss=loss)

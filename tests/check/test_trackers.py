@@ -7,12 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import rlx
 from rlx.algorithm import LossOutput, Need, Term
 from rlx.loss import completion_advantage, policy_gradient_loss, preference_loss, stop_gradient, token_advantage
 from rlx.loss.advantage.token import discounted_returns
 from rlx.optimizer.step import Clipping
-from tests.check.checking import failed, with_loss
+from tests.check.checking import failed, shipped, with_loss
 from tests.check.faulty import Preferences, Rewards
 
 pytestmark = pytest.mark.whole
@@ -214,7 +213,7 @@ class RewardsAmongValues(Rewards):
 
 
 def with_advantage(advantage):
-    return replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage)
+    return replace(shipped("custom_grpo"), advantage=advantage)
 
 
 @preference_loss
