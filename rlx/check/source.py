@@ -75,14 +75,17 @@ class ComputedOnce(Around):
         at = [parameter._version for parameter in self._parameters]
         if self._found is None or at != self._at:
             self._found, self._at = self._source(by=str), at
-        if not self._found:
-            return self._source(by=by)
-        groups: dict[str, Gradients] = {}
-        for name, gradients in self._found.items():
-            group = "loss" if by is None else by(name)
-            before = groups.get(group, [None] * len(gradients))
-            groups[group] = [
-                one if other is None else other.clone() if one is None else one + other
-                for one, other in zip(before, gradients, strict=True)
-            ]
-        return groups
+        return grouped(self._found, by) if self._found else self._source(by=by)
+
+
+def grouped(terms: Mapping[str, Gradients], by: Callable[[str], str] | None) -> dict[str, Gradients]:
+    """Return group -> the sum of its terms' gradients, in new tensors. by: term -> its group; None: all are in "loss"."""
+    groups: dict[str, Gradients] = {}
+    for name, gradients in terms.items():
+        group = "loss" if by is None else by(name)
+        before = groups.get(group, [None] * len(gradients))
+        groups[group] = [
+            one if other is None else other.clone() if one is None else one + other
+            for one, other in zip(before, gradients, strict=True)
+        ]
+    return groups

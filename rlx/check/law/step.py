@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlx.check.source import Accumulated, Around
+from rlx.check.source import Accumulated, Around, grouped
 from rlx.check.subject import Laboratory, Subject
 from rlx.errors import RlxError
 from rlx.optimizer.schedule import Constant
@@ -67,45 +68,29 @@ class Counted(Around):
         return self._source(by=by)
 
 
-class Scaled:
-    """A source that multiplies the gradients of some terms. factors: term -> its factor, 1 for all others."""
+class Changed(Around):
+    """A source of gradients that changes those of its terms. change: term -> gradients, to term -> new gradients."""
 
-    def __init__(self, source: Accumulated, factors: Mapping[str, float]) -> None:
-        self._source = source
-        self._factors = factors
-        self.batch = source.batch
-        self.metrics = source.metrics
+    def __init__(self, source: Accumulated, change: Callable[[Mapping[str, Gradients]], Mapping[str, Gradients]]) -> None:
+        super().__init__(source)
+        self._change = change
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        found: dict[str, Gradients] = {}
-        for name, gradients in self._source(by=str).items():
-            factor = self._factors.get(name, 1.0)
-            scaled = [None if part is None else factor * part for part in gradients]
-            group = "loss" if by is None else by(name)
-            found[group] = [_sum(one, other) for one, other in zip(found.get(group, [None] * len(scaled)), scaled, strict=True)]
-        return found
+        return grouped(self._change(self._source(by=str)), by)
 
 
-class Planted:
-    """A source in which terms have the given gradients; a term without a given one has a gradient of 0."""
-
-    def __init__(self, source: Accumulated, gradients: Mapping[str, Gradients]) -> None:
-        self._source, self._gradients = source, gradients
-        self.batch = source.batch
-        self.metrics = source.metrics
-
-    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        found: dict[str, Gradients] = {}
-        some = next(iter(self._gradients.values()))
-        for name in self._source(by=str):
-            mine = self._gradients.get(name) or [None if part is None else torch.zeros_like(part) for part in some]
-            group = "loss" if by is None else by(name)
-            found[group] = [_sum(a, b) for a, b in zip(found.get(group, [None] * len(mine)), mine, strict=True)]
-        return found
+def scaled(terms: Mapping[str, Gradients], factors: Mapping[str, float]) -> dict[str, Gradients]:
+    """Return the gradients of terms, each times the term's factor, 1 if it has none."""
+    return {
+        name: [None if part is None else factors.get(name, 1.0) * part for part in gradients] for name, gradients in terms.items()
+    }
 
 
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return other if one is None else one if other is None else one + other
+def planted_in(terms: Mapping[str, Gradients], gradients: Mapping[str, Gradients]) -> dict[str, Gradients]:
+    """Return the given gradients of terms; a term without a given one has a gradient of 0."""
+    some = next(iter(gradients.values()))
+    none = [None if part is None else torch.zeros_like(part) for part in some]
+    return {name: gradients.get(name) or none for name in terms}
 
 
 def with_clip(subject: Subject, limit: float | None) -> Subject | None:
@@ -141,7 +126,10 @@ def moved_by(
     )
     optimizer = RecordingOptimizer.of(laboratory, rate)
     optimizer.source = source = Counted(source, leaves)
-    given: Any = Planted(source, planted(leaves)) if planted else Scaled(source, factors) if factors else source
-    subject.algorithm.update_policy(given, optimizer)
+    if planted:
+        source = Changed(source, partial(planted_in, gradients=planted(leaves)))
+    elif factors:
+        source = Changed(source, partial(scaled, factors=factors))
+    subject.algorithm.update_policy(source, optimizer)
     parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double(), optimizer

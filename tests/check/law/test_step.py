@@ -1,8 +1,10 @@
 """The instruments of laws of an update."""
 
+from functools import partial
+
 import torch
 
-from rlx.check.law.step import Planted, RecordingOptimizer, Scaled
+from rlx.check.law.step import Changed, RecordingOptimizer, planted_in, scaled
 from rlx.optimizer.step import Clipping
 from tests.check.checking import subject
 from tests.check.faulty import Demonstrations
@@ -18,7 +20,7 @@ class TwoTerms:
 
 
 def test_one_term_is_turned_and_the_groups_that_were_asked_for_are_made():
-    turned = Scaled(TwoTerms(), {"a": -1.0})
+    turned = Changed(TwoTerms(), partial(scaled, factors={"a": -1.0}))
     assert [part.tolist() for part in turned()["loss"]] == [[2.0, 2.0], [1.0]]
     apart = turned(by=str)
     assert apart["a"][0].tolist() == [-1.0, -1.0]
@@ -37,6 +39,6 @@ def test_a_recording_optimiser_steps_and_keeps_what_it_was_given():
 
 
 def test_planted_gradients_stand_in_the_place_of_those_of_their_terms():
-    planted = Planted(TwoTerms(), {"b": [torch.full((2,), 5.0), torch.ones(1)]})
+    planted = Changed(TwoTerms(), partial(planted_in, gradients={"b": [torch.full((2,), 5.0), torch.ones(1)]}))
     assert [part.tolist() for part in planted()["loss"]] == [[5.0, 5.0], [1.0]]
     assert [part.tolist() for part in planted(by=str)["a"]] == [[0.0, 0.0], [0.0]]
