@@ -1,4 +1,4 @@
-"""Inspects and transforms any batch: its tensors, rows in another order, wider padding, content as text.
+"""Inspects and transforms any batch: its tensors, rows in another order, wider padding, content as text, keys of completions.
 
 Dimensions: B rows, G completions of a row, T tokens.
 """
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,9 +24,35 @@ from rlx.data.tokenized import TokenizedPairs
 from rlx.seeding import Stream
 from rlx.task.base import Prompt
 
+Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
 _WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not searched for inner values
 _AS_IT_IS = frozenset({bytes, str, int, float, bool, type(None)})
 GARBAGE = 3.7
+
+
+def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
+    """Return the key of a completion of a prompt."""
+    return np.asarray(prompt).tobytes(), np.asarray(completion).tobytes()
+
+
+def keys_of(sequences: Sequences) -> list[Key]:
+    """Return the key of every completion, row by row; the result is cached for each object."""
+    if sequences not in _KEYS:
+        found: list[Key] = []
+        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
+            start = np.asarray(prompt).tobytes()
+            found += [(start, np.asarray(tokens).tobytes()) for tokens in group]
+        _KEYS[sequences] = found
+    return _KEYS[sequences]
+
+
+_KEYS: WeakKeyDictionary[Sequences, list[Key]] = WeakKeyDictionary()
+
+
+def group_keys(sequences: Sequences) -> list[tuple[Key, ...]]:
+    """Return for every row the keys of its completions, which identify the prompt too."""
+    keys, size = keys_of(sequences), sequences.group_size
+    return [tuple(keys[start : start + size]) for start in range(0, len(keys), size)] if size else []
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlx.check.batch import Key, key_of, keys_of
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import PairTokenizer, TokenizedPairs
 from rlx.policy.base import Policy
@@ -27,32 +28,12 @@ from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, unflatten
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
 
-Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
 SHORT, LONG = 8, 64  # tokens of every completion in these shapes
 EXTENDED = {"short": SHORT, "long": LONG}
 UNEVEN = {"even": (4, 4), "uneven": (2, 6)}  # tokens of the last two completions of a draw; the others have 4
 SHAPES = ("usual", "one token", "empty", "some empty", "alike", *EXTENDED, *UNEVEN)  # of completions
 ITEM = np.dtype(np.int64).itemsize  # bytes of a token in a key
 STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
-
-
-def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
-    """Return the key of a completion of a prompt."""
-    return np.asarray(prompt).tobytes(), np.asarray(completion).tobytes()
-
-
-def keys_of(sequences: Sequences) -> list[Key]:
-    """Return the key of every completion, row by row; the result is cached for each object."""
-    if sequences not in _KEYS:
-        found: list[Key] = []
-        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
-            start = np.asarray(prompt).tobytes()
-            found += [(start, np.asarray(tokens).tobytes()) for tokens in group]
-        _KEYS[sequences] = found
-    return _KEYS[sequences]
-
-
-_KEYS: WeakKeyDictionary[Sequences, list[Key]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -131,12 +112,14 @@ class ScriptedSampler(Sampler):
     tokens; "alike": all prompts but the first get the same completions of equal length; "short" and "long": SHORT and LONG tokens
     that begin alike; "even" and "uneven": the same total number of tokens, see UNEVEN.
     turned: whether the completions of every second prompt come in the opposite order. wider: additional columns of padding.
+    calls: a list to which every draw is appended with its completions; None: nothing is recorded.
     """
 
     numbers: Numbers | None
     shape: str = "usual"
     turned: bool = False
     wider: int = 0
+    calls: list[tuple[Draw, Completions]] | None = None
 
     @staticmethod
     def of(sampler: Sampler, numbers: Numbers | None, *, shape: str = "usual") -> ScriptedSampler:
@@ -162,7 +145,15 @@ class ScriptedSampler(Sampler):
                 made.logprobs[:, : found.shape[-1]] = found[:, 0].cpu().numpy()
         else:
             made.logprobs[:, :width] = script.logprobs / draw.temperature
+        if self.calls is not None:
+            self.calls.append((draw, made))
         return made
+
+    def sampled(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (prompt, completion) of the recorded calls, int64 tokens."""
+        for draw, made in self.calls or ():
+            for row, length in enumerate(made.lengths.tolist()):
+                yield draw.prompts[row // draw.group_size], made.tokens[row, :length]
 
     def prepare(self, policy: Policy) -> None:
         """Do nothing: there is nothing to prepare."""
@@ -171,6 +162,12 @@ class ScriptedSampler(Sampler):
     def in_process(self) -> Sampler:
         """The sampler itself: it starts no server."""
         return self
+
+
+def recording(sampler: Sampler) -> ScriptedSampler:
+    """Return a scripted sampler that records its calls from now on."""
+    assert isinstance(sampler, ScriptedSampler)
+    return replace(sampler, calls=[])
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +259,7 @@ class StandInPolicy(Policy):
         twin.leaves, twin.places, twin.indices = {}, {}, {}
         twin.temperatures, twin.calls = set(), 0
         twin.encoded = _ENCODED.setdefault(policy, {})
-        twin.pair_tokenizer = _ShapedPairs(policy.pair_tokenizer, shape)
+        twin.pair_tokenizer = ChangedPairs(policy.pair_tokenizer, partial(shaped_pairs, shape=shape))
         return twin
 
     numbers: Numbers
@@ -338,14 +335,14 @@ class StandInPolicy(Policy):
         return [known[key] for key in keys]
 
 
-class _ShapedPairs(PairTokenizer):
-    """Tokenises pairs with another tokenizer and gives their completions one of SHAPES."""
+class ChangedPairs(PairTokenizer):
+    """Tokenises pairs with another tokenizer and changes the result."""
 
-    def __init__(self, original: PairTokenizer, shape: str) -> None:
-        self.original, self.shape = original, shape
+    def __init__(self, original: PairTokenizer, change: Callable[[TokenizedPairs], TokenizedPairs]) -> None:
+        self.original, self.change = original, change
 
     def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
-        return shaped_pairs(self.original(pairs), self.shape)
+        return self.change(self.original(pairs))
 
 
 class StandInReference(Reference):

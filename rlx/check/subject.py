@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need, require_batch, require_output
-from rlx.check.batch import draw_of, in_double, parts_of
+from rlx.check.batch import draw_of, in_double, key_of, parts_of
 from rlx.check.source import Accumulated, OfKnownLeaves
-from rlx.check.stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference, key_of
+from rlx.check.stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference
 from rlx.check.stand_in_task import has_scores, shortened, stand_in_task, with_scores
 from rlx.loss.base import Loss
 from rlx.loss.state import LossStates, losses_with_state

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
+from rlx.check.batch import keys_of
 from rlx.check.law.hyperparameter import Known
 from rlx.check.reads import DRAW, GRADIENT, UPDATE, UPDATES
 from rlx.check.replay import Parts, Recording, Run
-from rlx.check.stand_in import keys_of
 from rlx.check.subject import MOST_PARTS, Laboratory, Subject
 from rlx.check.variant import together, variants
 from rlx.data.sequences import Sequences

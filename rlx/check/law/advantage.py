@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import Key, key_of, parts_of
 from rlx.check.finding import FAILED, Finding, broken, passed, skipped
 from rlx.check.law.credit import last_alone, misplaced, moves_earlier, never_learned, of_greedy, of_rewards, with_tokens
 from rlx.check.law.rounding import blown_up, rounded_down
 from rlx.check.law.sampled import left_out_counts
-from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
 EVERY_REWARD = 0.5  # the reward of each completion when all are equal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import at, parts_of
+from rlx.check.batch import Key, at, key_of, keys_of, parts_of
 from rlx.check.finding import Finding, broken
-from rlx.check.stand_in import Key, ScriptedSampler, StandInPolicy, key_of, keys_of
+from rlx.check.stand_in import StandInPolicy, recording
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
-from rlx.policy.base import Policy
-from rlx.rollout.decoding.loop import Completions
-from rlx.rollout.sampler import Draw
 from rlx.seeding import Stream
 
 DRAWS = 4  # draws in which completions may be repeated
@@ -30,20 +27,6 @@ APART = 1e-3  # nats, more than rounding
 ROUNDED = 1e-9  # relative rounding error of a difference of two gradients
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Witness(ScriptedSampler):
-    """A scripted sampler that stores the keys of the completions it made."""
-
-    made: set[Key] = field(default_factory=set)
-
-    def complete(self, policy: Policy, draw: Draw) -> Completions:
-        found = super().complete(policy, draw)
-        size = len(found.lengths) // max(1, len(draw.prompts))
-        for row, length in enumerate(found.lengths):
-            self.made.add(key_of(draw.prompts[row // size], found.tokens[row, :length]))
-        return found
-
-
 def replayed(subject: Subject) -> Finding | None:
     """Return a finding if repeated completions are not weighted by the log-probabilities with which they were sampled."""
     laboratory = subject.stand_in()
@@ -51,16 +34,16 @@ def replayed(subject: Subject) -> Finding | None:
         return None
     if not isinstance(laboratory.policy, StandInPolicy):
         return None
-    given = {item.name: getattr(laboratory.sampler, item.name) for item in fields(laboratory.sampler)}
-    witness = laboratory.sampler = _Witness(**given)
+    laboratory.sampler = sampler = recording(laboratory.sampler)
     known: dict[Key, Tensor] = {}
     for step in range(DRAWS):
         state = copy.deepcopy(laboratory.state)
         batch = subject.draw(laboratory, step=step)
         if not laboratory.state:
             return None
-        known = {key: said for key, said in known.items() if key not in witness.made}  # without those sampled again
-        witness.made.clear()
+        fresh = {key_of(*each) for each in sampler.sampled()}
+        known = {key: said for key, said in known.items() if key not in fresh}
+        laboratory.sampler = sampler = recording(sampler)
         made: dict[Key, Tensor] = {}
         for part in parts_of(batch):
             sampled, mask = getattr(part, "sampling_logprobs", None), part.sequences.completion_mask
@@ -118,9 +101,7 @@ def updated_again(subject: Subject) -> Finding | None:
 def _redrawn(subject: Subject, laboratory: Laboratory, step: int, state: dict[str, Tensor]) -> Any:
     """Return the draw of a step for a policy that has changed further, from the former state; the laboratory does not change."""
     leaf = laboratory.policy.leaves["token_logprobs"]
-    witness = laboratory.sampler
-    assert isinstance(witness, _Witness)
-    twin = replace(laboratory, state=copy.deepcopy(state), sampler=replace(witness, made=set()))
+    twin = replace(laboratory, state=copy.deepcopy(state), sampler=recording(laboratory.sampler))
     with at(leaf, FURTHER * leaf.detach()):
         return subject.draw(twin, step=step)
 

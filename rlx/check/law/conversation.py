@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,9 @@ from torch import Tensor
 
 from rlx.check.batch import parts_of, with_more_said
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import ScriptedSampler
+from rlx.check.stand_in import recording
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 from rlx.data.sequences import Tokens
-from rlx.policy.base import Policy
-from rlx.rollout.decoding.loop import Completions
-from rlx.rollout.sampler import Draw
 from rlx.task.base import Earned, Graded, Prompt, Task
 
 _CLOSE = 1e-5  # relative to the largest advantage
@@ -27,32 +23,16 @@ MORE = 5  # tokens added to each message of the environment
 LESS = 1e-3  # relative decrease of a gradient, more than rounding
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Witness(ScriptedSampler):
-    """A scripted sampler that stores which completions it sampled after which tokens."""
-
-    sampled: dict[bytes, list[Tokens]] = field(default_factory=dict)
-
-    def complete(self, policy: Policy, draw: Draw) -> Completions:
-        made = super().complete(policy, draw)
-        for row, length in enumerate(made.lengths.tolist()):
-            history = draw.prompts[row // draw.group_size].astype(np.int64).tobytes()
-            self.sampled.setdefault(history, []).append(made.tokens[row, :length].copy())
-        return made
-
-    def own(self, prompt: Tokens, completion: Tokens) -> np.ndarray:
-        """Return bool [T] which tokens of a completion were sampled; the others are the environment's."""
-        found, place = np.zeros(len(completion), dtype=bool), 0
-        while place < len(completion):
-            history = np.concatenate([prompt, completion[:place]]).astype(np.int64).tobytes()
-            turns = [
-                turn for turn in self.sampled.get(history, ()) if np.array_equal(turn, completion[place : place + len(turn)])
-            ]
-            turn = max(turns, key=len, default=None)
-            if turn is not None and len(turn):
-                found[place : place + len(turn)] = True
-            place += 1 if turn is None or not len(turn) else len(turn)
-        return found
+def _own(sampled: Mapping[bytes, list[Tokens]], prompt: Tokens, completion: Tokens) -> np.ndarray:
+    """Return bool [T] which tokens were sampled; the others are the environment's. sampled: tokens so far -> completions."""
+    found, place = np.zeros(len(completion), dtype=bool), 0
+    while place < len(completion):
+        history = np.concatenate([prompt, completion[:place]]).astype(np.int64).tobytes()
+        turns = [turn for turn in sampled.get(history, ()) if np.array_equal(turn, completion[place : place + len(turn)])]
+        length = max(map(len, turns), default=0)
+        found[place : place + length] = True
+        place += max(1, length)
+    return found
 
 
 def context(subject: Subject) -> Finding:
@@ -60,11 +40,11 @@ def context(subject: Subject) -> Finding:
     if subject.task.interaction is None:
         return skipped("a completion of the task is one turn")
     laboratory = subject.stand_in()
-    if not isinstance(laboratory.sampler, ScriptedSampler):
-        return skipped("the completions are not scripted")
-    given = {item.name: getattr(laboratory.sampler, item.name) for item in fields(laboratory.sampler)}
-    witness = laboratory.sampler = _Witness(**given)
+    laboratory.sampler = sampler = recording(laboratory.sampler)
     batch = subject.first_update(laboratory)
+    sampled: dict[bytes, list[Tokens]] = {}
+    for history, turn in sampler.sampled():
+        sampled.setdefault(history.astype(np.int64).tobytes(), []).append(turn)
     gradient, _ = subject.gradient(laboratory, batch)
     if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
@@ -72,7 +52,7 @@ def context(subject: Subject) -> Finding:
     for part in parts_of(batch):
         for row, group in enumerate(completion_gradients(laboratory, part, gradient)):
             for column, values in enumerate(group):
-                own = witness.own(part.sequences.prompts[row], part.sequences.completions[row][column])
+                own = _own(sampled, part.sequences.prompts[row], part.sequences.completions[row][column])
                 others = values[torch.from_numpy(~own)] if len(values) == len(own) else values[:0]
                 said += len(others)
                 if bool((others != 0).any()):

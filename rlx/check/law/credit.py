@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.check.batch import parts_of
+from rlx.check.batch import keys_of, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import ScriptedSampler, keys_of
+from rlx.check.stand_in import recording
 from rlx.check.subject import Laboratory, Subject, row_shown
 from rlx.loss.advantage.token import TokenAdvantage
-from rlx.policy.base import Policy
-from rlx.rollout.decoding.loop import Completions
-from rlx.rollout.sampler import Draw
 
 LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] lengths of synthetic completions, in tokens
 PAID = 3  # index of the rewarded token, with tokens before and after it
@@ -31,30 +28,18 @@ ENOUGH = 3  # completions that show whether a token is ever learned
 MEAN = 0.6  # more than the share of one greedy reward in a mean over two or more prompts
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Greedy(ScriptedSampler):
-    """A scripted sampler that stores the prompts of greedy draws."""
-
-    asked: dict[bytes, None] = field(default_factory=dict)
-
-    def complete(self, policy: Policy, draw: Draw) -> Completions:
-        if draw.greedy:
-            self.asked.update(dict.fromkeys(prompt.tobytes() for prompt in draw.prompts))
-        return super().complete(policy, draw)
-
-
 def of_greedy(subject: Subject) -> Finding | None:
     """Return a finding if the greedy completion of one prompt is the baseline of another prompt's rows."""
     laboratory = subject.stand_in(spread=0.0)
-    given = {item.name: getattr(laboratory.sampler, item.name) for item in fields(laboratory.sampler)}
-    witness = laboratory.sampler = _Greedy(**given)
+    laboratory.sampler = sampler = recording(laboratory.sampler)
     batch = subject.draw(laboratory)
+    greedy = dict.fromkeys(prompt.tobytes() for draw, _ in sampler.calls or () if draw.greedy for prompt in draw.prompts)
     usual = getattr(batch, "advantages", None)
-    if not witness.asked or not isinstance(usual, Tensor) or usual.shape[:1] != (len(batch),):
+    if not greedy or not isinstance(usual, Tensor) or usual.shape[:1] != (len(batch),):
         return None
     texts = {subject.policy.encode_prompt(each.text, each.tools).tobytes(): each.text for each in subject.small_task.prompts()}
     prompts = [prompt.tobytes() for prompt in batch.sequences.prompts]
-    for asked in [prompt for prompt in witness.asked if prompt in texts and {prompt} != set(prompts)][:MOST_PROMPTS]:
+    for asked in [prompt for prompt in greedy if prompt in texts and {prompt} != set(prompts)][:MOST_PROMPTS]:
         other = subject.draw(subject.stand_in(spread=0.0, rewards={"favoured": texts[asked]}))
         if keys_of(other.sequences) != keys_of(batch.sequences):  # rewards select the groups of a batch
             continue

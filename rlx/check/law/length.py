@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import at, parts_of
+from rlx.check.batch import at, group_keys, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.scale import prompt_weighs, rejected_weighs
 from rlx.check.stand_in import LONG, SHORT, UNEVEN
@@ -107,9 +107,7 @@ def _longest_counts(subject: Subject) -> Finding | None:
         if not reads_logprobs(laboratory):
             return None
         lengths = part.sequences.completion_lengths.flatten().tolist()
-        rows = list(zip(part.sequences.prompts, part.sequences.completions, strict=True))
-        untouched = rows[: -1 if part.sequences.group_size > 1 else -2]
-        keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in untouched]
+        keys = group_keys(part.sequences)[: -1 if part.sequences.group_size > 1 else -2]
         advantages = getattr(part, "advantages", None)
         slopes = completion_gradients(laboratory, part, gradient)[: len(keys)]
         found.append((keys, advantages, slopes, sum(lengths), max(lengths, default=0), row_shown(subject, part, 0)))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of, tensors_of
+from rlx.check.batch import key_of, parts_of, tensors_of
 from rlx.check.finding import Finding, broken
-from rlx.check.stand_in import StandInPolicy, key_of
+from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Subject, row_shown
 from rlx.errors import RlxError
 

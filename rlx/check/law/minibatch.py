@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of, tensors_of
+from rlx.check.batch import Key, group_keys, parts_of, tensors_of
 from rlx.check.finding import Finding, broken
 from rlx.check.law.scale import rows_of
-from rlx.check.stand_in import keys_of
 from rlx.check.subject import MOST_PARTS, Subject, row_shown
 from rlx.seeding import Stream
 
@@ -65,10 +64,9 @@ def values_of_other_rows(subject: Subject) -> Finding | None:
     return None
 
 
-def _groups(batch: Any) -> list[Any]:
+def _groups(batch: Any) -> list[tuple[Key, ...]]:
     """Return the identity of each row of a batch: the tokens of its prompt and of all its completions."""
-    keys, size = keys_of(parts_of(batch)[0].sequences), parts_of(batch)[0].sequences.group_size
-    return [tuple(keys[start : start + size]) for start in range(0, len(keys), size)] if size else []
+    return group_keys(parts_of(batch)[0].sequences)
 
 
 def rows_come_unevenly(subject: Subject) -> Finding | None:

@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rlx.check.batch import parts_of, with_padding
+from rlx.check.batch import keys_of, parts_of, with_padding
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.rows import ROUNDED, gap, outcome_gap
 from rlx.check.law.scale import JUMP
 from rlx.check.place import throws_dice
-from rlx.check.stand_in import keys_of
 from rlx.check.subject import Subject, row_shown
 from rlx.data.sequences import Sequences
 

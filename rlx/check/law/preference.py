@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import at, parts_of
+from rlx.check.batch import Key, at, keys_of, parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.law.token import SIDES
 from rlx.check.place import throws_dice
-from rlx.check.stand_in import Key, StandInPolicy, keys_of
+from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 
 FLAT = 1e-6  # a smaller slope or difference of losses counts as 0

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import at, parts_of, tensors_of
+from rlx.check.batch import at, keys_of, parts_of, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import StandInReference, keys_of
+from rlx.check.stand_in import StandInReference
 from rlx.check.subject import Laboratory, Subject, losses_of, row_shown
 from rlx.check.variant import plain_fields
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
-from rlx.check.batch import at, parts_of
+from rlx.check.batch import at, key_of, parts_of
 from rlx.check.exact.expectation import is_beta
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import key_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.check.variant import plain_fields, variants
 

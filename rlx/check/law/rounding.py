@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import keys_of, parts_of
 from rlx.check.finding import Finding, broken
-from rlx.check.stand_in import keys_of
 from rlx.check.subject import Subject
 
 HUGE = 1e3  # a larger advantage of a reward of 1 among others of 0 was divided by almost 0

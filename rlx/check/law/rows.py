@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of, permuted
+from rlx.check.batch import group_keys, parts_of, permuted
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed, updated_again
 from rlx.check.law.chance import same_for_every_seed, same_in_every_process, same_random_numbers, same_values_by_place
@@ -151,7 +151,7 @@ def order(subject: Subject) -> Finding:
             raise
         return skipped(f"the rows of a {type(batch).__name__} could not be reordered: {type(error).__name__}: {error}")
     off = outcome_gap(found, other, whole, figures)
-    if _draws_random_numbers(subject):
+    if any("rng" in loss.requires for _, loss in losses_of(subject.algorithm)):
         return skipped("the loss draws a random number for each place in the batch")
     if off > laboratory.tolerance:
         return broken(
@@ -169,7 +169,7 @@ def _turned(subject: Subject) -> Finding | None:
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return None
     (as_drawn, shown, made), (other, _, remade) = (_slopes_of_groups(subject, turned=turned) for turned in (False, True))
-    if subject.task.interaction is not None and _whole(as_drawn) != _whole(other):
+    if subject.task.interaction is not None and sorted(map(sorted, as_drawn)) != sorted(map(sorted, other)):
         return None  # the conversations differ, which may change means over the batch
     scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
     scale = max(scale, 1e-12)  # for gradients of 0
@@ -192,11 +192,6 @@ def _turned(subject: Subject) -> Finding | None:
     return None
 
 
-def _whole(groups: dict[Any, Tensor]) -> list[Any]:
-    """Return the prompts with their completions, independent of the order of groups and completions."""
-    return sorted((prompt, *sorted(completions)) for prompt, *completions in groups)
-
-
 def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str], dict[Any, str]]:
     """Return group of a prompt -> the gradient at its tokens, -> its text, -> its advantages."""
     laboratory = subject.stand_in()
@@ -209,17 +204,12 @@ def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tens
         return slopes, shown, made
     gradient, _ = subject.gradient(laboratory, batch)
     for part in (part for part in parts_of(batch) if part.sequences.group_size > 1):
-        rows = zip(part.sequences.prompts, part.sequences.completions, strict=True)
-        keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in rows]
+        keys = group_keys(part.sequences)
         for row, found in enumerate(completion_gradients(laboratory, part, gradient)):
             slopes[keys[row]], shown[keys[row]] = torch.cat(found), row_shown(subject, part, row)
             if isinstance(advantages := getattr(part, "advantages", None), Tensor):
                 made[keys[row]] = str([f"{value:.4g}" for value in advantages[row].flatten().tolist() if value])
     return slopes, shown, made
-
-
-def _draws_random_numbers(subject: Subject) -> bool:
-    return any("rng" in loss.requires for _, loss in losses_of(subject.algorithm))
 
 
 def draws(subject: Subject) -> Finding:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from torch import Tensor
 from rlx.algorithm.base import Algorithm
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken
-from rlx.check.stand_in import StandInPolicy
+from rlx.check.stand_in import ChangedPairs
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 from rlx.check.variant import MOST_ROWS as PER_STEP
 from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
-from rlx.data.tokenized import PairTokenizer, TokenizedPairs
+from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import RlxError
 from rlx.seeding import Stream
 
@@ -188,34 +189,23 @@ def _as_good(batch: Any) -> Any | None:
     return batch.with_values(advantages=ones * batch.completion_mask if ones.ndim == 3 else ones)
 
 
-def _twice(prompt: np.ndarray) -> np.ndarray:
-    return np.tile(prompt, 2)
+def _twice(tokens: np.ndarray) -> np.ndarray:
+    return np.tile(tokens, 2)
 
 
-def _backwards(prompt: np.ndarray) -> np.ndarray:
-    return np.array(prompt[::-1])
+def _backwards(tokens: np.ndarray) -> np.ndarray:
+    return np.array(tokens[::-1])
 
 
-class _OtherPrompts(StandInPolicy):
-    """A stand-in policy with other prompts. changed: makes a prompt's tokens from the original ones."""
-
-    changed: Callable[[np.ndarray], np.ndarray]
-
-    def encode_prompt(self, prompt: Any, tools: Sequence[Any] = ()) -> np.ndarray:
-        found: np.ndarray = type(self).changed(super().encode_prompt(prompt, tools))
-        return found
+def _with_prompts(pairs: TokenizedPairs, changed: Callable[[np.ndarray], np.ndarray]) -> TokenizedPairs:
+    """Return tokenised pairs with changed prompts."""
+    return replace(pairs, sequences=Sequences(tuple(map(changed, pairs.sequences.prompts)), pairs.sequences.completions))
 
 
-class _OtherPairs(PairTokenizer):
-    """Tokenises pairs with another tokenizer and changes the prompts."""
-
-    def __init__(self, original: PairTokenizer, changed: Callable[[np.ndarray], np.ndarray] = _twice) -> None:
-        self.original, self.changed = original, changed
-
-    def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
-        found = self.original(pairs)
-        prompts = tuple(self.changed(prompt) for prompt in found.sequences.prompts)
-        return replace(found, sequences=Sequences(prompts, found.sequences.completions))
+def _with_long_rejected(pairs: TokenizedPairs) -> TokenizedPairs:
+    """Return tokenised pairs in which the tokens of each rejected completion are repeated."""
+    groups = tuple((chosen, _twice(rejected)) for chosen, rejected in pairs.sequences.completions)
+    return replace(pairs, sequences=Sequences(pairs.sequences.prompts, groups))
 
 
 def prompt_weighs(subject: Subject) -> Finding | None:
@@ -226,8 +216,9 @@ def prompt_weighs(subject: Subject) -> Finding | None:
     for changed in (None, _backwards, _twice):
         laboratory = _alike(subject)
         if changed is not None:
-            laboratory.policy.__class__ = type("_Prompts", (_OtherPrompts,), {"changed": staticmethod(changed)})
-            laboratory.policy.pair_tokenizer = _OtherPairs(laboratory.policy.pair_tokenizer, changed)
+            policy, usual = laboratory.policy, laboratory.policy.encode_prompt
+            policy.encode_prompt = lambda *given, changed=changed, usual=usual: changed(usual(*given))
+            policy.pair_tokenizer = ChangedPairs(policy.pair_tokenizer, partial(_with_prompts, changed=changed))
         try:
             batch = subject.first_update(laboratory)
         except RlxError:
@@ -259,15 +250,6 @@ def prompt_weighs(subject: Subject) -> Finding | None:
     )
 
 
-class _TwiceRejected(_OtherPairs):
-    """Tokenises pairs with another tokenizer and repeats the tokens of each rejected completion."""
-
-    def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
-        found = self.original(pairs)
-        groups = tuple((chosen, np.tile(rejected, 2)) for chosen, rejected in found.sequences.completions)
-        return replace(found, sequences=Sequences(found.sequences.prompts, groups))
-
-
 def rejected_weighs(subject: Subject) -> Finding | None:
     """Return a finding if a loss without a gradient at rejected completions changes when they are twice as long."""
     if not subject.reads_pairs or subject.goes_past or subject.warm_up:
@@ -276,7 +258,7 @@ def rejected_weighs(subject: Subject) -> Finding | None:
     for longer in (False, True):
         laboratory = _alike(subject)
         if longer:
-            laboratory.policy.pair_tokenizer = _TwiceRejected(laboratory.policy.pair_tokenizer)
+            laboratory.policy.pair_tokenizer = ChangedPairs(laboratory.policy.pair_tokenizer, _with_long_rejected)
         batch = subject.first_update(laboratory)
         if not isinstance(batch, PairBatch) or len(batch) == 0:
             return None

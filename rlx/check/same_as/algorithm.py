@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
-from rlx.check.batch import parts_of
+from rlx.check.batch import group_keys, key_of, parts_of
 from rlx.check.same_as.comparison import (
     DRAWN,
     Agreement,
@@ -23,7 +23,7 @@ from rlx.check.same_as.comparison import (
     side_of_clip,
 )
 from rlx.check.same_as.formula import compare_advantages, compare_losses
-from rlx.check.stand_in import StandInPolicy, key_of
+from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
 from rlx.errors import ConfigError
 from rlx.loss.advantage.completion import Advantage
@@ -110,9 +110,7 @@ def _rows_differ(subject: Subject, one: Any, two: Any, *, other: str) -> tuple[s
         listed = [", ".join(f"{rows} rows of {size}" for rows, size in shape) for shape in shapes]
         return f"a draw is {listed[0]} completions, one of {other} {listed[1]}", "draw", "set the sizes of both alike"
     for ours, theirs in zip(*parts, strict=True):
-        for row in range(len(ours)):
-            both = [[ours.sequences, theirs.sequences][side] for side in (0, 1)]
-            keys = [(each.prompts[row].tobytes(), *(tokens.tobytes() for tokens in each.completions[row])) for each in both]
+        for row, keys in enumerate(zip(group_keys(ours.sequences), group_keys(theirs.sequences), strict=True)):
             if keys[0] != keys[1]:
                 return (
                     f"other rows are drawn than by {other}",
