@@ -173,7 +173,7 @@ def _turned(subject: Subject) -> Finding | None:
         return None  # the conversations differ, which may change means over the batch
     scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
     scale = max(scale, 1e-12)  # for gradients of 0
-    both = as_drawn.keys() & other.keys()
+    both = [group for group in as_drawn if group in other]
     ahead = sum(float((other[group] * as_drawn[group]).sum()) for group in both)
     factor = ahead / max(1e-300, sum(float(as_drawn[group].square().sum()) for group in both))
     if len(both) > 1 and all(gap(other[group], factor * as_drawn[group], floor=scale) <= ROUNDED for group in both):

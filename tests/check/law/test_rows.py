@@ -10,7 +10,7 @@ from rlx.algorithm import LossOutput, Term
 from rlx.check.law.loss import case_of
 from rlx.loss.weight import token_mean
 from tests.check.checking import failed
-from tests.check.faulty import Preferences, Rewards
+from tests.check.faulty import MeanOverThePrompts, Preferences, Rewards
 from tests.check.oversights import UpperHalfOfTheRows
 from tests.loss.catalogue import NAMES, load
 
@@ -27,6 +27,10 @@ def test_a_loss_that_raises_in_another_order_breaks_the_law_and_is_not_passed_ov
             return super().compute_loss(policy, reference, batch)
 
     assert "the longest row must come where it came" in failed(Particular(), "order")["order"].wrong
+
+
+def test_the_first_group_that_the_order_changes_is_shown_whatever_the_hashes_of_bytes_are():
+    assert failed(MeanOverThePrompts(), "order")["order"].example.startswith("row 0: ")
 
 
 def parts_of(case, tensors):
