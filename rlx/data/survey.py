@@ -10,14 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from rlx.data.cut import MEANT, REMARKS
-from rlx.data.repeats import repeats, squashed
-from rlx.data.reward_tries import doubts_of_rewards, shown, tried_rewards
+from rlx.data.cautions import (
+    IN_BOTH,
+    about_plain_prompts,
+    about_rewards,
+    cautions_of_pairs,
+    repeats,
+    shown,
+    squashed,
+    tried_rewards,
+)
+from rlx.data.cut import REMARKS
 from rlx.data.tokenized import DROPPED, TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 from rlx.seeding import Stream
-from rlx.task.base import Pair, Prompt, Task, Text
+from rlx.task.base import Pair, Prompt, Task
 from rlx.task.environment import Conversation, Interaction
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -25,7 +33,6 @@ _BINS = 12
 _AT_ONCE = 512  # prompts tokenised together
 _OPENED = 16  # conversations opened by an environment
 _LOOKED_AT = 1000  # prompts that a run inspects before it starts
-_LONGER = 0.7  # share of pairs with a longer chosen side above which a loss can succeed by length alone
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def survey(task: Task, policy: Any, *, num_examples: int = 4, rows_per_step: int
     made.notes.extend(task.notes())
     if "rewards" in task.offers:
         made.rewards.extend(tried_rewards(task))
-        made.cautions.extend(doubts_of_rewards(task, made.rewards))
+        made.cautions.extend(about_rewards(task, made.rewards))
     return made
 
 
@@ -71,7 +78,7 @@ def brief(task: Task, policy: Any) -> dict[str, str]:
     lengths, longer = _lengths(learn, task), _chosen_longer(learn)
     said = ", ".join(f"{name} {_short(values)}" for name, values in lengths.items())
     share = "" if longer is None else f"; chosen is longer in {longer:.0%} of pairs"
-    cautions = _cautions(task, policy.text, (learn, held_out), Counter(), longer, lengths)
+    cautions = cautions_of_pairs(task, policy.text, (learn, held_out), Counter(), longer, lengths)
     rest = f" (and {len(cautions) - 1} more: rlx data)" if len(cautions) > 1 else ""
     lengths_text = f"in tokens, 25 to 75 % quantile (maximum): {said}{share}"
     return {"lengths": lengths_text, **({"caution": cautions[0] + rest} if cautions else {})}
@@ -85,7 +92,7 @@ def brief_of_prompts(task: Task, text: TextEncoder) -> dict[str, str]:
     remarks = _of_each_prompt(prompts[:_LOOKED_AT], text)
     of = f" of the first {_LOOKED_AT:,}" if len(prompts) > _LOOKED_AT else ""
     found = [f"{row['count']}{of} prompts {row['meaning']}" for row in remarks]
-    found += _plain([prompt.text for prompt in prompts], text)
+    found += about_plain_prompts([prompt.text for prompt in prompts], text)
     rest = f" (and {len(found) - 1} more: rlx data)" if len(found) > 1 else ""
     return {"caution": found[0] + rest} if found else {}
 
@@ -118,7 +125,7 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
         lengths=lengths,
         chosen_longer=longer,
         tokens_per_step=float(learn.lengths.mean() * min(rows_per_step, len(learn))) if len(learn) else 0.0,
-        cautions=_cautions(task, policy.text, (learn, held_out), counts, longer, lengths),
+        cautions=cautions_of_pairs(task, policy.text, (learn, held_out), counts, longer, lengths),
         examples=[_example(learn, row, policy.text) for row in range(min(num_examples, len(learn)))],
     )
 
@@ -143,13 +150,13 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     }
     remarks = _of_each_prompt([prompt for side in sampled for prompt in side], policy.text)
     tells = task.interaction is None or counts["prompts"] > 1  # an opening shared by all games cannot be memorised
-    cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] and tells else []
+    cautions = [IN_BOTH.format(counts["in_both"])] if counts["in_both"] and tells else []
     if failures:
         tried = len(failures) + sum(map(len, sampled))
         cautions.append(
             f"{len(failures)} of {tried} conversations could not be opened by the environment; for example, {failures[0]}"
         )
-    plain = _plain([prompt.text for side in sampled for prompt in side], policy.text)
+    plain = about_plain_prompts([prompt.text for side in sampled for prompt in side], policy.text)
     examples = [
         {"prompt_ids": ids.tolist(), "completions": [], "text": policy.text.tokenizer.decode(ids.tolist())}
         for ids in encoded[:num_examples]
@@ -214,69 +221,6 @@ def _of_each_prompt(prompts: Sequence[Prompt], text: TextEncoder) -> list[dict[s
         }
         for remark, places in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
-
-
-_BOTH = "{} prompts are both in training and held out, ignoring white space and case: the score measures memory; remove one side"
-
-
-def _cautions(
-    task: Task,
-    text: TextEncoder,
-    made: tuple[TokenizedPairs, TokenizedPairs],
-    counts: Mapping[str, int],
-    longer: float | None,
-    lengths: Mapping[str, Mapping[str, Any]],
-) -> list[str]:
-    """The cautions, the most serious first."""
-    found = []
-    dropped, remarks = (Counter[str](), Counter[str]())
-    for side in made:
-        dropped.update(side.dropped)
-        remarks.update(side.remarks)
-    found += [f"{count} rows {DROPPED[reason]}; they are dropped" for reason, count in dropped.most_common()]
-    altered = [(remark, f"{count} rows {REMARKS[remark]}") for remark, count in remarks.most_common()]
-    found += [said for remark, said in altered if remark not in MEANT]
-    pairs = [pair for pair in (*task.pairs(), *task.held_out_pairs()) if not pair.lacks]
-    found += _plain([pair.prompt for pair in pairs], text)
-    contrary = sum(pair.scores is not None and pair.scores[0] < pair.scores[1] for pair in pairs)
-    if contrary and not getattr(task, "label_noise", 0):  # which exchanges the sides on purpose
-        found.append(
-            f"{contrary} pairs have the larger score on the rejected side; are the columns swapped? If not, remove these pairs"
-        )
-    if counts.get("in_both"):
-        found.append(_BOTH.format(counts["in_both"]))
-    if counts.get("white_space_pairs"):
-        found.append(f"{counts['white_space_pairs']} pairs differ in white space or case alone; fix or remove them")
-    if counts.get("duplicates"):
-        found.append(f"{counts['duplicates']} rows are duplicates; remove them, or they count twice")
-    if longer is not None and max(longer, 1 - longer) > _LONGER:
-        name = "chosen" if longer > 0.5 else "rejected"
-        found.append(
-            f"the {name} side is longer in {max(longer, 1 - longer):.0%} of the pairs (ties count half): length "
-            "alone can separate them; try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
-        )
-    alone = "completion" in lengths
-    answers = lengths.get("completion" if alone else "chosen", {}).get("quantiles", {})
-    if answers and answers["0.95"] > task.max_new_tokens:
-        found.append(
-            f"5 % of the {'' if alone else 'chosen '}completions are longer than {answers['0.95']:g} tokens, but "
-            f"task.max_new_tokens={task.max_new_tokens} truncates sampled ones; raise it"
-        )
-    return found + [said for remark, said in altered if remark in MEANT]
-
-
-def _plain(prompts: Sequence[Text], text: TextEncoder) -> list[str]:
-    """A caution about plain-text prompts if the policy has a chat template."""
-    if text.applies_plain_chat or text.chat_template in ("always", "never"):
-        return []
-    count = sum(isinstance(prompt, str) and not text.is_rendered(prompt) for prompt in prompts)
-    if not count:
-        return []
-    said = (
-        f"{count} prompts are plain text, to which the policy's chat template is not applied; "
-        "policy.chat_template=always makes each a user message, never confirms plain text"
-    )
-    return [said]
 
 
 def _reasons(
