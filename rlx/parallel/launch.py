@@ -24,6 +24,7 @@ from rlx.interrupt import handled
 STORE, RECORD, PARENT = "RLX_STORE_SOCKET", "RLX_RECORD_PIPE", "RLX_PARENT"
 STOPPED = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
 LINES = 20  # lines of a failed rank's output that are shown
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of the container
 _POLL = 0.05  # seconds between two checks of the ranks
 _TELL_SECONDS = 2.0  # after a rank was stopped, the others are, if they have not noticed
 
@@ -156,6 +157,18 @@ class RankGroup:
                 rank.log.close()
 
 
+def num_cores() -> int:
+    """The number of cores that this process may use: the smaller of its affinity and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
 def require_few_processes(key: str, wanted: int) -> None:
     """Raises ConfigError if a key asks for far more parallel processes than this machine has cores."""
     cores = os.cpu_count() or 1
@@ -165,12 +178,13 @@ def require_few_processes(key: str, wanted: int) -> None:
         )
 
 
-def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int, module: str = "rlx") -> Outcome:
+def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int | None, module: str = "rlx") -> Outcome:
     """Run `python -m MODULE ARGUMENTS` as `ranks` processes on this machine.
 
-    timeout: seconds that ranks wait for each other. threads: CPU threads of each rank, unless OMP_NUM_THREADS is set. Raises
-    ConfigError for far more ranks than this machine has cores.
+    timeout: seconds that ranks wait for each other. threads: CPU threads of each rank, unless OMP_NUM_THREADS is set; None: an
+    equal share of the cores. Raises ConfigError for far more ranks than this machine has cores.
     """
+    threads = threads or max(1, num_cores() // ranks)
     require_few_processes("ranks", ranks)
     listening = _listening()
     reading, writing = os.pipe()

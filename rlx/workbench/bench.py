@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,19 +65,20 @@ class Clock:
         return seconds
 
 
-class TimedAlgorithm:
-    """Wraps an algorithm and times its draw, forward, backward and step.
+class _Timed:
+    """Wraps an object, of which a subclass times some methods."""
 
-    completions: the number of completions drawn so far.
-    """
-
-    def __init__(self, algorithm: Any, clock: Clock) -> None:
-        self._own = algorithm
-        self._clock = clock
-        self.completions = 0
+    def __init__(self, own: Any, clock: Clock) -> None:
+        self._own, self._clock = own, clock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
+
+
+class TimedAlgorithm(_Timed):
+    """Times an algorithm's draw, forward, backward and step. completions: the number of completions drawn so far."""
+
+    completions = 0
 
     def draw(self, lab: Any) -> Any:
         """The algorithm's draw. In a separate thread it is not timed; the time that the run waits for it is."""
@@ -96,15 +98,8 @@ class TimedAlgorithm:
         return metrics
 
 
-class TimedOptimizer:
+class TimedOptimizer(_Timed):
     """An optimiser whose step is timed."""
-
-    def __init__(self, optimizer: Any, clock: Clock) -> None:
-        self._own = optimizer
-        self._clock = clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
 
     def step(self, gradients: Gradients, clipping: Any) -> dict[str, float]:
         """Make the step of the optimizer that is measured."""
@@ -113,15 +108,8 @@ class TimedOptimizer:
             return metrics
 
 
-class _TimedGradients:
+class _TimedGradients(_Timed):
     """A timed source of gradients."""
-
-    def __init__(self, gradients: Any, clock: Clock) -> None:
-        self._own = gradients
-        self._clock = clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         with self._clock("backward"):
@@ -202,7 +190,7 @@ def _train(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) 
         passed = time.perf_counter() - start
         if loop.ranks is not None:
             communication += loop.ranks.seconds - exchanged
-            passed = _of_first(loop.ranks, passed)  # all ranks end after the same step
+            passed = loop.ranks.from_first("the time of a step", partial(float, passed))  # all ranks end after the same step
         loop.progress.step += 1
         seconds += passed
         spent = clock.take()
@@ -233,10 +221,6 @@ def _train(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) 
         "evaluation_seconds": sum(evaluations) / len(evaluations),
         "communication_share": communication / timed,
     }
-
-
-def _of_first(ranks: Ranks, seconds: float) -> float:
-    return ranks.from_first("the time of a step", lambda: seconds)
 
 
 def _tokens(loop: Loop) -> float:

@@ -177,7 +177,6 @@ def measured_round(config: Mapping[str, Any], cfg: DictConfig, number: int, trac
 def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """The measurements of one round with several ranks, as rank 0 made them."""
     from rlx.parallel.launch import launch
-    from rlx.sweep.pool.resources import num_cores
 
     config = request["config"]
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +186,7 @@ def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
             [str(asked), str(answer)],
             ranks=config["ranks"],
             timeout=config["parallel"]["timeout"],
-            threads=config["threads"] or max(1, num_cores() // config["ranks"]),
+            threads=config["threads"],
             module="rlx.workbench.bench",
         )
         if outcome.code or not answer.exists():

@@ -187,15 +187,9 @@ def starts_ranks(composed: Composed) -> bool:
 def launched(composed: Composed) -> Outcome:
     """Run the same command line as several ranks."""
     from rlx.parallel.launch import launch
-    from rlx.sweep.pool.resources import num_cores
 
-    ranks = composed.config.ranks
-    return launch(
-        composed.command[1:],
-        ranks=ranks,
-        timeout=composed.config.parallel.timeout,
-        threads=composed.config.threads or max(1, num_cores() // ranks),
-    )
+    cfg = composed.config
+    return launch(composed.command[1:], ranks=cfg.ranks, timeout=cfg.parallel.timeout, threads=cfg.threads)
 
 
 def result_of_ranks(composed: Composed) -> AlgorithmResult:

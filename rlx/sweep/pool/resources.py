@@ -10,23 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlx.errors import ConfigError
-from rlx.parallel.launch import require_few_processes
+from rlx.parallel.launch import num_cores, require_few_processes
 
 _GROUPS = Path("/sys/fs/cgroup")
-_QUOTA = _GROUPS / "cpu.max"
 _MEMBERSHIP = Path("/proc/self/cgroup")
-
-
-def num_cores() -> int:
-    """The number of cores that this process may use: the smaller of its affinity and its container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _QUOTA.read_text().split()[:2]
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(1, cores)
 
 
 def gpus() -> list[str]:

@@ -11,7 +11,7 @@ def machine(monkeypatch, tmp_path):
     def of(cores, quota="max 100000", gpus=None):
         monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
         (tmp_path / "cpu.max").write_text(quota)
-        monkeypatch.setattr(resources, "_QUOTA", tmp_path / "cpu.max")
+        monkeypatch.setattr("rlx.parallel.launch._QUOTA", tmp_path / "cpu.max")
         monkeypatch.setattr("shutil.which", lambda name: None)
         if gpus is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
