@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import rlx
 from rlx.cli.line import verbs
 from rlx.config.compose import CommandLine, option_node
+from rlx.config.groups import tree_of
 
 # The summary of an algorithm's class is read from its source, because help must not import torch.
 
@@ -47,18 +47,13 @@ def comment_of(option: str, folders: Iterable[Path]) -> str:
     return "" if not first.startswith("# ") or first.startswith("# @") else first.removeprefix("# ")
 
 
-def _tree(module: str) -> ast.Module | None:
-    """The syntax tree of one of rlx's modules."""
-    parts = module.split(".")
-    base = Path(rlx.__file__).parent.joinpath(*parts[1:])
-    files = (base.with_suffix(".py"), base / "__init__.py")
-    file = next((file for file in files if file.is_file()), None) if parts[0] == "rlx" else None
-    return None if file is None else ast.parse(file.read_text(encoding="utf-8"))
-
-
 def _class(module: str, name: str) -> ast.ClassDef | None:
-    tree = _tree(module)
-    return next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None) if tree else None
+    """A class that a file of rlx declares; None for others."""
+    try:
+        body = tree_of(module).body if module.startswith("rlx.") else []
+    except OSError:  # a config folder of the user may name what rlx does not have
+        return None
+    return next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
 
 
 def _declared(found: ast.ClassDef, name: str, module: str) -> str | None:
@@ -79,8 +74,7 @@ def _declared(found: ast.ClassDef, name: str, module: str) -> str | None:
 
 def _imported_from(module: str, name: str) -> str:
     """The module that a name in `module` was imported from; `module` itself if it was not imported."""
-    tree = _tree(module)
-    for node in tree.body if tree else ():
+    for node in tree_of(module).body:
         if isinstance(node, ast.ImportFrom) and node.module and any((alias.asname or alias.name) == name for alias in node.names):
             return node.module
     return module

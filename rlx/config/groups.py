@@ -139,7 +139,7 @@ def declared_node(group: str, option: str) -> dict[str, Any]:
     """The node of such an option: the function's keyword arguments, then the fields that its decorator adds, with defaults."""
     target = declared(group)[option]
     module, _, name = target.rpartition(".")
-    function = next(item for item in _tree(module).body if isinstance(item, ast.FunctionDef) and item.name == name)
+    function = next(item for item in tree_of(module).body if isinstance(item, ast.FunctionDef) and item.name == name)
     node = {"_target_": target, **_own(function, module)}
     decorator = next(item for item in function.decorator_list if _called(item) in GROUPS[group].decorators)
     given = {item.arg: item.value for item in decorator.keywords} if isinstance(decorator, ast.Call) else {}
@@ -157,7 +157,7 @@ def _own(function: ast.FunctionDef, module: str) -> dict[str, Any]:
 def _fields(base: str) -> Iterator[tuple[str, ast.expr, str]]:
     """(field, its default, module) of a dataclass from which a decorator derives its classes."""
     module, _, name = base.rpartition(".")
-    kind = next(item for item in _tree(module).body if isinstance(item, ast.ClassDef) and item.name == name)
+    kind = next(item for item in tree_of(module).body if isinstance(item, ast.ClassDef) and item.name == name)
     for item in kind.body:
         if isinstance(item, ast.AnnAssign) and item.value is not None and not ast.unparse(item.annotation).startswith("ClassVar"):
             yield ast.unparse(item.target), item.value, module
@@ -179,7 +179,7 @@ def _value(written: ast.expr, module: str) -> Any:
 
 def _node(name: str, module: str) -> dict[str, Any]:
     """The node of a function that a module defines or imports, such as `token_mean`."""
-    for item in _tree(module).body:
+    for item in tree_of(module).body:
         if isinstance(item, ast.FunctionDef) and item.name == name:
             return {"_target_": f"{module}.{name}", **_own(item, module)}
         if isinstance(item, ast.ImportFrom) and item.module and name in [alias.name for alias in item.names]:
@@ -193,7 +193,8 @@ def _called(written: ast.expr) -> str:
 
 
 @functools.cache
-def _tree(module: str) -> ast.Module:
+def tree_of(module: str) -> ast.Module:
+    """The syntax tree of a module of rlx that is a file."""
     return ast.parse(_file(module).read_text(encoding="utf-8"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,7 +85,7 @@ def continued(composed: Composed, record: Recorded, *, command: str) -> Composed
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
     check_targets(record.config, composed.allowed)
     given = {override.lstrip("+~").partition("=")[0] for override in composed.overrides}
-    check_places(record, command, given=given)
+    check_places(record.config, record.directory, lambda _: command, given=given)
     recorded = OmegaConf.create(
         {**_BEFORE, **record.config, "export": {**_BEFORE["export"], **(record.config.get("export") or {})}}
     )
@@ -114,26 +114,31 @@ def continued(composed: Composed, record: Recorded, *, command: str) -> Composed
     return replace(composed, config=recorded, choices=choices, directory=directory)
 
 
-def check_places(record: Recorded, command: str, *, given: Set[str] = frozenset()) -> None:
-    """Refuse a record that names a place to write in which is neither expected nor given on the command line.
+def check_places(
+    config: Mapping[str, Any], directory: Path, command: Callable[[list[str]], str], *, given: Set[str] = frozenset()
+) -> None:
+    """Refuse a recorded config that names a place to write in which is neither expected nor given on the command line.
 
-    command: the complete command, with the places. given: the keys that the command line sets. Raises ConfigError.
+    directory: of the record. command: the complete command for the overrides of all such places. given: the keys that the
+    command line sets. Raises ConfigError.
     """
-    if lacking := [text for key, text in places_to_give(record) if not _is_given(key, given)]:
+    places = places_to_give(config, directory)
+    if lacking := [text for key, text in places if not _is_given(key, given)]:
         raise ConfigError(
             f"the record says to write to {', '.join(lacking)}, neither in its own directory nor a default place; if that is "
-            f"meant, give it again: {command}"
+            f"meant, give it again: {command([text for _, text in places])}"
         )
 
 
-def places_to_give(record: Recorded) -> list[tuple[str, str]]:
-    """(key, override) of every place to write in that the record names, except those in its directory and the default ones.
+def places_to_give(config: Mapping[str, Any], directory: Path) -> list[tuple[str, str]]:
+    """(key, override) of every place to write in that a recorded config names, except the default ones and those in `directory`.
 
-    The directory that contains the record, DIR of DIR/train/RUN or DIR/sweep/SWEEP, is also expected as an output_dir.
+    directory: of the record. The directory that contains it, DIR of DIR/train/RUN or DIR/sweep/SWEEP, is also expected as an
+    output_dir.
     """
-    run = Path(record.directory).resolve()
+    run = Path(directory).resolve()
     found = []
-    for key, value in _places(plain_config(OmegaConf.create(dict(record.config)))):
+    for key, value in _places(plain_config(OmegaConf.create(dict(config)))):
         if value is None:
             continue
         below = run if key.endswith(".directory") else Path()  # what relative paths are relative to

@@ -104,7 +104,7 @@ def command_for(record: RunRecord, verb: str = "resume", *, changed: str = "", a
     classes = [
         f"{path}={target}" if path in RUN_GROUPS else f"++{path}._target_={target}" for path, target in _foreign(record, named)
     ]
-    places = [text for _, text in places_to_give(record)]
+    places = [text for _, text in places_to_give(record.config, record.directory)]
     extra = [f"allow_changed=[{changed}]"] if changed else []
     return shlex.join(["rlx", "train", f"{verb}={relative(record.directory)}", *places, *classes, *extra])
 

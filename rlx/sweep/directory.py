@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rlx.errors import ConfigError
@@ -32,12 +31,6 @@ class SweepDirectory:
     directory: Path
     previous_plan: dict[str, Any] | None
     lock: int | None
-
-    def __enter__(self) -> SweepDirectory:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release the lock."""

@@ -59,7 +59,7 @@ class JobView(TrainView):
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         super().step(step, metrics)
         self._newest |= {name: float(metrics[name]) for name in SHOWN if name in metrics}
-        self._channel.progress(step, self._newest, self._steps)
+        self._channel.progress(step, self._newest)
         if self._wants_answers and step < self._steps and any(name.startswith("eval/") for name in metrics):
             figures = {name: float(value) for name, value in metrics.items() if name.startswith(("eval/", "cost/"))}
             if self._channel.shall_stop(step, figures):

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.comparison.wording import quantity
-from rlx.config.recorded import check_places, places_to_give
+from rlx.config.recorded import check_places
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError
 from rlx.interrupt import EARLY, handled, postponed
 from rlx.record.provenance import code_hash
@@ -70,15 +70,6 @@ class SweepCommand:
     given: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class _RecordedConfig:
-    """The config of a job from the record of a sweep in `directory`."""
-
-    config: Mapping[str, Any]
-    directory: Path
-    algorithm: str = ""
-
-
 @dataclass
 class SweepRun:
     """One start of a sweep. launch: calls one of Hydra's launchers; None: the pool of workers runs the jobs."""
@@ -112,12 +103,13 @@ class SweepRun:
             raise ConfigError(
                 f"ranks={config['ranks']} is for a single run; in a sweep set sweep.ranks_per_job={config['ranks']}"
             )
-        if self.command.directory is not None:
-            recorded = _RecordedConfig(config, self.command.directory)
-            places = [text for _, text in places_to_give(recorded)]
+        if (directory := self.command.directory) is not None:
             plan = {"command": ["rlx", *self.command.argv]}
-            again = resume_command(os.path.relpath(self.command.directory), plan, (), *places)
-            check_places(recorded, again, given=self.command.given)
+
+            def again(places: list[str]) -> str:
+                return resume_command(os.path.relpath(directory), plan, (), *places)
+
+            check_places(config, directory, again, given=self.command.given)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Plan the jobs and run them; returns the exit code."""
@@ -141,7 +133,7 @@ class SweepRun:
         if self.settings.dry_run:
             print("\n".join(plan_lines(plan.jobs)))
             return 0
-        with self._directory(plan.digest) as place, self._stoppable(plan.digest, place) as state:
+        with closing(self._directory(plan.digest)) as place, self._stoppable(plan.digest, place) as state:
             state.jobs = {job.name: JobState.of(job) for job in plan.jobs}
             kept = self._kept(state, plan.jobs)
             if place.previous_plan is not None:
@@ -177,7 +169,7 @@ class SweepRun:
             print(f"a search over {', '.join(dimension.name for dimension in dimensions)}: {settings.trials} trials")
             return 0
         digest = plan_digest([*(job.composed.identity for job in checked), *map(str, space.seeds), *map(repr, dimensions)])
-        with self._directory(digest) as place, self._stoppable(digest, place) as state:
+        with closing(self._directory(digest)) as place, self._stoppable(digest, place) as state:
             study = Study(place.directory, dimensions, settings)
             make = lambda differs, seed: job_of(differs, seed, space, self.composer)  # noqa: E731
             search = Search(study, state, settings, space.seeds, make)
@@ -332,17 +324,13 @@ class RlxSweeper(Sweeper):
 
     __module__ = NAME
     command: SweepCommand | None = None  # on the class, because Hydra passes a sweeper nothing but its config
-
-    def __init__(self) -> None:
-        self.config: DictConfig | None = None
-        self.hydra_context: HydraContext | None = None
+    config: DictConfig  # set by `setup`, like the next one
+    hydra_context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.config is not None
-        assert self.hydra_context is not None
         if self.command is None:
             raise RuntimeError("rlx's sweeper runs under the command rlx; call rlx.sweep.run.register_sweeper first")
         launch = self._launch if self._has_launcher() else None
@@ -350,13 +338,10 @@ class RlxSweeper(Sweeper):
 
     def _has_launcher(self) -> bool:
         """Whether the user chose one of Hydra's launchers instead of the pool of workers."""
-        assert self.config is not None
         chosen = any(str(text).startswith("hydra/launcher=") for text in self.config.hydra.overrides.hydra)
         return chosen or self.config.hydra.runtime.choices["hydra/launcher"] != "basic" or self.config.sweep.workers == 0
 
     def _launch(self, task: Callable[[Any], Any], overrides: Sequence[Sequence[str]]) -> Any:
-        assert self.config is not None
-        assert self.hydra_context is not None
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=task, config=self.config
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ class Load:
     rows: Sequences
     requires: frozenset[str]
     source: TokenizedPairs | None = None
+
+    @cached_property
+    def longest(self) -> Sequences:
+        """The longest row."""
+        return self.rows[len(self.rows) - 1 :]
 
     def largest(self, micro_batch: int | None) -> Sequences:
         """The rows of the micro-batch with the most tokens."""
@@ -170,6 +175,7 @@ class Planner:
     def __init__(self, cfg: DictConfig, experiment: Experiment) -> None:
         self._cfg, self._experiment = cfg, experiment
         self._policy = experiment.policy
+        self._measure = cache(partial(pass_memory, self._policy))
 
     @cached_property
     def loads(self) -> list[Load]:
@@ -233,22 +239,7 @@ class Planner:
         return least
 
     def _passes(self, load: Load, micro_batch: int | None) -> PassMemory:
-        found: PassMemory = self._measure(load.requires)(self._few[id(load.rows)], load.largest(micro_batch))
-        return found
-
-    @cached_property
-    def _few(self) -> dict[int, Sequences]:
-        """The longest row of each load."""
-        return {id(load.rows): load.rows[len(load.rows) - 1 :] for load in self.loads}
-
-    def _measure(self, requires: frozenset[str]) -> Any:
-        if requires not in self._measures:
-            self._measures[requires] = pass_memory(self._policy, requires)
-        return self._measures[requires]
-
-    @cached_property
-    def _measures(self) -> dict[frozenset[str], Any]:
-        return {}
+        return self._measure(load.requires)(load.longest, load.largest(micro_batch))
 
     def _load(self, algorithm: Algorithm[Any]) -> Load:
         """The longest rows that the algorithm may draw."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_node, plain_config
 from rlx.config.compose import compose
-from rlx.config.recorded import check_places, places_to_give
+from rlx.config.recorded import check_places
 from rlx.config.targets import check_targets
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import make
@@ -88,9 +88,8 @@ def choose_policy(cfg: DictConfig, *, verb: str, allowed: Iterable[str]) -> Poli
     if record is not None and start is not None:
         start |= {key: chosen["policy"][key] for key in ("unpacked_dir",) if key in chosen["policy"]}
         given = {f"policy.{key}" for key in chosen["policy"]}
-        places = [text for _, text in places_to_give(replace(record, config={"policy": start}))]
-        again = shlex.join(["rlx", verb, relative(record.directory), *places])
-        check_places(replace(record, config={"policy": start}), again, given=given)
+        words = ["rlx", verb, relative(record.directory)]
+        check_places({"policy": start}, record.directory, lambda places: shlex.join([*words, *places]), given=given)
     nodes = plain_config(OmegaConf.create(nodes))
     trusted = () if record is None else trusted_targets(record)
     for group, node in [*nodes.items(), *([("policy", start)] if start is not None else [])]:

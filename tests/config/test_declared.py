@@ -42,7 +42,7 @@ def tree(tmp_path, monkeypatch):
     """A copy of the losses of rlx that may be written to."""
     shutil.copytree(room._ROOT / "loss", tmp_path / "loss")
     monkeypatch.setattr(room, "_ROOT", tmp_path)
-    caches = (room.declared, room.declared_node, room._tree)
+    caches = (room.declared, room.declared_node, room.tree_of)
     for cache in caches:
         cache.cache_clear()
     yield tmp_path

@@ -27,7 +27,7 @@ class Heard:
     def __init__(self, *, prune_at=None, signal_at=None):
         self.steps, self.evaluated, self.prune_at, self.signal_at = [], [], prune_at, signal_at
 
-    def progress(self, step, figures, num_steps=None):
+    def progress(self, step, figures):
         self.steps.append(step)
         if step == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)

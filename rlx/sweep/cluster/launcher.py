@@ -44,7 +44,7 @@ class StopLauncher(BaseException):
 class SilentChannel:
     """The channel of a job whose progress is read from its record; it sends nothing."""
 
-    def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
+    def progress(self, step: int, figures: Mapping[str, float]) -> None:
         """Sends nothing."""
 
     def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:

@@ -86,12 +86,12 @@ class Channel:
         with contextlib.suppress(OSError):
             send_message(self._outgoing, message)
 
-    def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
+    def progress(self, step: int, figures: Mapping[str, float]) -> None:
         """Report the step that the job has reached, twice a second at most."""
         now = time.monotonic()
         if now - self._told >= _SECONDS_BETWEEN:
             self._told = now
-            self.send(JobProgress(step, dict(figures), num_steps))
+            self.send(JobProgress(step, dict(figures)))
 
     def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:
         """Report an evaluation and wait for the answer; returns whether the job must end."""
@@ -221,7 +221,6 @@ class JobProgress:
 
     step: int
     figures: dict[str, float] = field(default_factory=dict)
-    num_steps: int | None = None
 
 
 @dataclass(frozen=True)
