@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,6 +28,15 @@ Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completion
 _WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not searched for inner values
 _AS_IT_IS = frozenset({bytes, str, int, float, bool, type(None)})
 GARBAGE = 3.7
+T = TypeVar("T")
+
+
+def recast(owner: Any, kind: type[T]) -> T:
+    """Return a shallow copy of an object as an instance of another class."""
+    twin = copy.copy(owner)
+    twin.__class__ = kind
+    assert isinstance(twin, kind)
+    return twin
 
 
 def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:

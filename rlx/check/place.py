@@ -176,32 +176,29 @@ def clock_read(run: Callable[[], object]) -> str:
     return found[0] if found else ""
 
 
-def throws_dice(run: Callable[[], object]) -> bool:
-    """Whether a user's file takes random numbers while `run` runs, from a Stream or from a generator of its own."""
-    found: list[str] = []
+def _randomness(run: Callable[[], object]) -> tuple[set[Stream], bool]:
+    """Return (streams from which a user's file takes a generator while `run` runs, whether it has other generators)."""
+    streams: set[Stream] = set()
+    others = False
 
     def profile(frame: types.FrameType, event: str, _: Any) -> None:
-        if event != "call":
-            return
+        nonlocal others
         code, caller = frame.f_code, frame.f_back
-        if is_users_file(code.co_filename):
-            found.extend(OTHER_DICE.intersection(code.co_names))
-        elif code.co_name in DICE and code.co_filename == SEEDING and caller and is_users_file(caller.f_code.co_filename):
-            found.append(code.co_name)
+        taken = code.co_name in DICE and code.co_filename == SEEDING
+        if event == "call" and is_users_file(code.co_filename):
+            others |= not OTHER_DICE.isdisjoint(code.co_names)
+        elif event == "call" and taken and caller is not None and is_users_file(caller.f_code.co_filename):
+            streams.add(frame.f_locals["self"])
 
     _profiled(run, profile)
-    return bool(found)
+    return streams, others
+
+
+def throws_dice(run: Callable[[], object]) -> bool:
+    """Whether a user's file takes random numbers while `run` runs, from a Stream or from a generator of its own."""
+    return any(_randomness(run))
 
 
 def streams_used(run: Callable[[], object]) -> set[Stream]:
     """Return the streams from which a user's file takes a generator while `run` runs."""
-    found: set[Stream] = set()
-
-    def profile(frame: types.FrameType, event: str, _: Any) -> None:
-        code, caller = frame.f_code, frame.f_back
-        taken = event == "call" and code.co_name in DICE and code.co_filename == SEEDING
-        if taken and caller is not None and is_users_file(caller.f_code.co_filename):
-            found.add(frame.f_locals["self"])
-
-    _profiled(run, profile)
-    return found
+    return _randomness(run)[0]

@@ -7,7 +7,6 @@ Dimensions: P prompts, G completions, T tokens.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlx.check.batch import Key, key_of, keys_of
+from rlx.check.batch import Key, key_of, keys_of, recast
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import PairTokenizer, TokenizedPairs
 from rlx.policy.base import Policy
@@ -105,7 +104,20 @@ def given(numbers: Numbers, who: str, name: str, sequences: Sequences, temperatu
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScriptedSampler(Sampler):
+class SyntheticSampler(Sampler):
+    """A sampler that runs no model and needs no preparation."""
+
+    def prepare(self, policy: Policy) -> None:
+        """Do nothing: there is nothing to prepare."""
+
+    @property
+    def in_process(self) -> Sampler:
+        """The sampler itself: it starts no server."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedSampler(SyntheticSampler):
     """Returns random completions of a few lengths, a quarter of them truncated, without a forward pass.
 
     numbers: give the sampling log-probabilities; with None, the policy computes them. shape: one of SHAPES. "usual": up to 6
@@ -154,14 +166,6 @@ class ScriptedSampler(Sampler):
         for draw, made in self.calls or ():
             for row, length in enumerate(made.lengths.tolist()):
                 yield draw.prompts[row // draw.group_size], made.tokens[row, :length]
-
-    def prepare(self, policy: Policy) -> None:
-        """Do nothing: there is nothing to prepare."""
-
-    @property
-    def in_process(self) -> Sampler:
-        """The sampler itself: it starts no server."""
-        return self
 
 
 def recording(sampler: Sampler) -> ScriptedSampler:
@@ -252,9 +256,7 @@ class StandInPolicy(Policy):
     @staticmethod
     def of(policy: Policy, numbers: Numbers, *, shape: str = "usual", dtype: torch.dtype = torch.float64) -> StandInPolicy:
         """Return the stand-in of a real policy, with its tokenizer and model. shape: of the pairs' completions, one of SHAPES."""
-        twin = copy.copy(policy)
-        twin.__class__ = StandInPolicy
-        assert isinstance(twin, StandInPolicy)
+        twin = recast(policy, StandInPolicy)
         twin.numbers, twin.leaf_dtype = numbers, dtype
         twin.leaves, twin.places, twin.indices = {}, {}, {}
         twin.temperatures, twin.calls = set(), 0
@@ -354,9 +356,7 @@ class StandInReference(Reference):
     @staticmethod
     def of(reference: Reference, numbers: Numbers, *, dtype: torch.dtype = torch.float64) -> StandInReference:
         """Return the stand-in of a real reference."""
-        twin = copy.copy(reference)
-        twin.__class__ = StandInReference
-        assert isinstance(twin, StandInReference)
+        twin = recast(reference, StandInReference)
         twin.numbers, twin.dtype, twin.calls, twin.raised, twin.temperatures = numbers, dtype, 0, {}, set()
         return twin
 

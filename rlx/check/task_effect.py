@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
-from rlx.check.batch import keys_of
+from rlx.check.batch import keys_of, recast
 from rlx.check.law.hyperparameter import Known
 from rlx.check.reads import DRAW, GRADIENT, UPDATE, UPDATES
 from rlx.check.replay import Parts, Recording, Run
@@ -225,9 +225,7 @@ class _Forwards:
                 known[key] = type(policy).token_statistics(self, sequences, **settings)
             return known[key]
 
-        twin = copy.copy(policy)
-        twin.__class__ = type(type(policy).__name__, (type(policy),), {"token_statistics": token_statistics})
-        return twin
+        return recast(policy, type(type(policy).__name__, (type(policy),), {"token_statistics": token_statistics}))
 
 
 def remembering(sampler: Sampler) -> Sampler:

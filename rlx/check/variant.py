@@ -149,11 +149,11 @@ def others(value: Any, allowed: Allowed | None, hint: Any) -> list[Any]:
             other for other in candidates if not isinstance(other, (int, float)) or isinstance(other, bool) or other > 0
         ]
     different = [other for other in candidates if other != value or isinstance(other, bool) is not isinstance(value, bool)]
-    return [other for number, other in enumerate(different) if other not in different[:number] and _legal(other, allowed)]
-
-
-def _legal(value: Any, allowed: Allowed | None) -> bool:
-    return allowed is None or value in allowed
+    return [
+        other
+        for number, other in enumerate(different)
+        if other not in different[:number] and (allowed is None or other in allowed)
+    ]
 
 
 def small(owner: Any) -> Any:
@@ -165,7 +165,7 @@ def small(owner: Any) -> Any:
             changes[item.name] = min(value, MOST_ROWS[item.name])
         elif isinstance(value, Mapping):
             changes[item.name] = {key: small(node) if is_dataclass(node) else node for key, node in value.items()}
-        elif is_dataclass(value) and not isinstance(value, type):
+        elif is_node(value):
             changes[item.name] = small(value)
     changes = {name: value for name, value in changes.items() if repr(value) != repr(getattr(owner, name))}
     try:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlx.check.batch import recast
+from rlx.check.stand_in import SyntheticSampler
 from rlx.check.stand_in_task import shortened
 from rlx.check.subject import TOLERANCE, Laboratory, Subject
 from rlx.data.sequences import Sequences
@@ -22,7 +24,7 @@ from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, statistics_of, unflatten
 from rlx.rollout.decoding.loop import Completions
-from rlx.rollout.sampler import Draw, Sampler
+from rlx.rollout.sampler import Draw
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
 
@@ -88,9 +90,7 @@ class TabularPolicy(Policy):
     @staticmethod
     def of_world(policy: Policy, world: World, logits: Tensor, values: Tensor) -> TabularPolicy:
         """Return a tabular policy with the tokenizer of a real policy."""
-        twin = copy.copy(policy)
-        twin.__class__ = TabularPolicy
-        assert isinstance(twin, TabularPolicy)
+        twin = recast(policy, TabularPolicy)
         twin.world = world
         twin.table, twin.state_values = nn.Parameter(logits.clone()), nn.Parameter(values.clone())
         return twin
@@ -135,9 +135,7 @@ class TableReference(Reference):
     @staticmethod
     def of_table(reference: Reference, table: TabularPolicy) -> TableReference:
         """Return a reference that has its statistics from a table and everything else from a real reference."""
-        twin = copy.copy(reference)
-        twin.__class__ = TableReference
-        assert isinstance(twin, TableReference)
+        twin = recast(reference, TableReference)
         twin.table = table
         return twin
 
@@ -152,7 +150,7 @@ class TableReference(Reference):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChosenSampler(Sampler):
+class ChosenSampler(SyntheticSampler):
     """Returns the completions numbered in `chosen`, with log-probabilities under logits [S, V]; greedy: the likeliest one.
 
     asked: (prompts, completions of each) of the last call that was not greedy.
@@ -183,14 +181,6 @@ class ChosenSampler(Sampler):
         while state in self.world.states:
             state = (*state, int(table[self.world.states[state]].argmax()))
         return self.world.completions.index(state)
-
-    def prepare(self, policy: Policy) -> None:
-        """Do nothing: there is nothing to prepare."""
-
-    @property
-    def in_process(self) -> Sampler:
-        """The sampler itself: it starts no server."""
-        return self
 
 
 @dataclass(frozen=True, eq=False)

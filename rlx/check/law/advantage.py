@@ -14,7 +14,7 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import Key, key_of, parts_of
 from rlx.check.finding import FAILED, Finding, broken, passed, skipped
 from rlx.check.law.credit import last_alone, misplaced, moves_earlier, never_learned, of_greedy, of_rewards, with_tokens
-from rlx.check.law.rounding import blown_up, rounded_down
+from rlx.check.law.rounding import blown_up, listed, rounded_down
 from rlx.check.law.sampled import left_out_counts
 from rlx.check.subject import Laboratory, Subject, row_shown
 
@@ -59,7 +59,7 @@ def alike(subject: Subject) -> Finding:
                     "depend on its place in the batch, or on the rewards of some other prompt",
                     number=f"{off:.1g}",
                     where="draw",
-                    example=f"rows {known} and {row}: {_listed(advantages[known])} and {_listed(advantages[row])}",
+                    example=f"rows {known} and {row}: {listed(advantages[known])} and {listed(advantages[row])}",
                     mend="take a group's mean and deviation over its own completions, dim=1 of rewards [P, G]; no roll, no view "
                     "as [G, P]",
                 )
@@ -86,7 +86,7 @@ def _same_completions(subject: Subject) -> Finding | None:
                         f"advantages from {blame:.3g} to {praise:.3g}: its place decides, or the rewards of other prompts",
                         number=f"{praise - blame:.2g}",
                         where="draw",
-                        example=f"{row_shown(subject, part, row)}: {_listed(advantages[row])}",
+                        example=f"{row_shown(subject, part, row)}: {listed(advantages[row])}",
                         mend="equal rewards are a tie: ranks share theirs, no pair is made of them; and advantages are computed "
                         "of the rewards of all the rows that a batch holds",
                     )
@@ -104,10 +104,6 @@ def _rewarded_unlike(subject: Subject) -> Any:
         return batch
     text = subject.sampler.text(subject.policy, rewarded[0].sequences.completions[0][0])
     return subject.draw(subject.stand_in(spread=0.0, shape="alike", rewards={"rewarded": text}))
-
-
-def _listed(values: Tensor) -> str:
-    return ", ".join(f"{value:.3g}" for value in values.flatten().tolist()[:6])
 
 
 def credit(subject: Subject) -> Finding:
@@ -314,7 +310,7 @@ def baseline(subject: Subject) -> Finding:
                 "a baseline is taken away, so it is between 0 (a mean of the group) and 1 (none)",
                 number=f"{share:.2g}",
                 where="draw",
-                example=f"rewards {_listed(rewards[row])} -> advantages {_listed(before[row])}",
+                example=f"rewards {listed(rewards[row])} -> advantages {listed(before[row])}",
                 mend="an advantage is reward minus baseline: rewards - rewards.mean(dim=1, keepdim=True)",
             )
     size = rewards.shape[1]  # of a slope of 1 + 1 / size, 1 / size remains
@@ -324,7 +320,7 @@ def baseline(subject: Subject) -> Finding:
             f"baseline of a completion is the sum of the {size - 1} other rewards divided by {size}",
             number=f"1/{size}",
             where="draw",
-            example=f"rewards {_listed(rewards[0])} -> advantages {_listed(before[0])}",
+            example=f"rewards {listed(rewards[0])} -> advantages {listed(before[0])}",
             mend=f"the mean of the others divides by their number: (rewards.sum(dim=1, keepdim=True) - rewards) / {size - 1}",
         )
     return (
@@ -363,7 +359,7 @@ def _grows(subject: Subject) -> Finding | None:
             f"where rewards are the same at every step, advantages {said}",
             number=number.partition(" ")[0],
             where="draw",
-            example=f"steps 0 to {len(levels) - 1}: {_listed(torch.tensor(levels).exp() if scaled else torch.tensor(levels))}",
+            example=f"steps 0 to {len(levels) - 1}: {listed(torch.tensor(levels).exp() if scaled else torch.tensor(levels))}",
             mend="a running mean is decay * before + (1 - decay) * rewards.mean(), of rewards and not of advantages; a running "
             "variance is one of squares, not the square of a mean",
         )

@@ -15,7 +15,8 @@ HELD_OUT = ("held_out_prompts", "held_out_pairs")
 def reads_held_out(subject: Subject) -> Finding | None:
     """Return a finding if a draw changes with the prompts, or pairs, that the task holds out."""
     asked: list[str] = []
-    drawn = [_tensors(subject, _with_held_out(subject.stand_in(), asked, first=first)) for first in (None, 1)]
+    batches = [subject.draw(_with_held_out(subject.stand_in(), asked, first=first)) for first in (None, 1)]
+    drawn = [signature(list(tensors_of(batch))) for batch in batches]
     if not asked or drawn[0] == drawn[1]:
         return None
     return broken(
@@ -23,11 +24,6 @@ def reads_held_out(subject: Subject) -> Finding | None:
         where="draw",
         mend="draw looks at task.prompts() and task.pairs(); what is measured on others is a figure of validate",
     )
-
-
-def _tensors(subject: Subject, laboratory: Laboratory) -> str:
-    """Return text that is equal for draws with equal tensors."""
-    return signature([(name, values) for name, values in tensors_of(subject.draw(laboratory))])
 
 
 def _with_held_out(laboratory: Laboratory, asked: list[str], *, first: int | None) -> Laboratory:

@@ -313,12 +313,7 @@ class Known:
         return len(self._tried)
 
     def difference(
-        self,
-        one: Algorithm[Any],
-        other: Algorithm[Any],
-        *,
-        spreads: Sequence[float] = SPREADS,
-        steps: Sequence[int] = STEPS,
+        self, one: Algorithm[Any], other: Algorithm[Any], *, spreads: Sequence[float] = SPREADS, steps: Sequence[int] = STEPS
     ) -> str:
         """Return the largest difference between two algorithms at any of these spreads."""
         found = NOTHING

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
-from rlx.check.batch import against_rewards, parts_of, signature
+from rlx.check.batch import against_rewards, parts_of, recast, signature
 from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
 from rlx.check.law.bonus import bonus_lowers
 from rlx.check.law.constant import never_moves
@@ -244,9 +243,7 @@ def _never_held(policy: Any) -> Any:
         with torch._C.DisableTorchFunction():
             return type(policy).token_statistics(self, *args, **kwargs)
 
-    twin = copy.copy(policy)
-    twin.__class__ = type(type(policy).__name__, (type(policy),), {"token_statistics": token_statistics})
-    return twin
+    return recast(policy, type(type(policy).__name__, (type(policy),), {"token_statistics": token_statistics}))
 
 
 def _adam(subject: Subject, laboratory: Laboratory, rate: float) -> Optimizer:

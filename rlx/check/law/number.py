@@ -156,32 +156,24 @@ def global_generators() -> Iterator[Callable[[], list[str]]]:
 
 def stays_finite(subject: Subject) -> Finding:
     """Loss, metrics and gradient are finite for log-probabilities from -1e4 to 0 and on degenerate batches."""
-    cases: dict[str, Callable[[], Laboratory]] = {}
+    cases: dict[str, dict[str, Any]] = {}
     if Need.REWARDS in subject.needs:
-        equal = {"equal_rewards": True}
-        cases["groups without signal (all rewards equal)"] = lambda: subject.stand_in(rewards=equal, dtype=torch.float32)
+        cases["groups without signal (all rewards equal)"] = {"rewards": {"equal_rewards": True}}
     if not subject.goes_past:
         cases |= {
-            "log-probabilities of -1e4": lambda: subject.stand_in(constant=-1e4, dtype=torch.float32),
-            "log-probabilities of -1e4 under the reference": lambda: subject.stand_in(
-                constant=-1e4, constant_of="reference", dtype=torch.float32
-            ),
-            "log-probabilities of -1e4 under the sampler": lambda: subject.stand_in(
-                constant=-1e4, constant_of="sampler", dtype=torch.float32
-            ),
-            "log-probabilities of -1e4 on about half of the completions": lambda: subject.stand_in(
-                constant=-1e4, mixed=True, dtype=torch.float32
-            ),
-            "log-probabilities of 0": lambda: subject.stand_in(constant=0.0, dtype=torch.float32),
-            "completions of one token": lambda: subject.stand_in(shape="one token", dtype=torch.float32),
-            "some completions empty": lambda: subject.stand_in(shape="some empty", dtype=torch.float32),
-            EMPTY: lambda: subject.stand_in(shape="empty", dtype=torch.float32),
+            "log-probabilities of -1e4": {"constant": -1e4},
+            "log-probabilities of -1e4 under the reference": {"constant": -1e4, "constant_of": "reference"},
+            "log-probabilities of -1e4 under the sampler": {"constant": -1e4, "constant_of": "sampler"},
+            "log-probabilities of -1e4 on about half of the completions": {"constant": -1e4, "mixed": True},
+            "log-probabilities of 0": {"constant": 0.0},
+            "completions of one token": {"shape": "one token"},
+            "some completions empty": {"shape": "some empty"},
+            EMPTY: {"shape": "empty"},
         }
     if not cases:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
-    for name, make in cases.items():
-        found = _finite_in(subject, make(), name)
-        if found is not None:
+    for name, settings in cases.items():
+        if (found := _finite_in(subject, subject.stand_in(dtype=torch.float32, **settings), name)) is not None:
             return found
     return passed(f"{len(cases)} cases")
 

@@ -211,7 +211,8 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
             pushed = sign * sums[:, mine]
             if bool(sums[:, 1 - mine].any()) or not bool((pushed < -FLAT).any()) or bool((pushed > FLAT).any()):
                 continue
-            known = (terms, _terms_of_equals(subject, laboratory, batch))
+            with at(leaf, EQUALLY):  # effects common to both sides are then equal on both
+                known = (terms, subject.loss(laboratory, batch).terms)
             if any(
                 _is_its_like(found[name], each, leaf, laboratory, part, 1 - mine, sign)
                 for found in known
@@ -228,13 +229,6 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
                 "-ours.chosen, rejected ones with a plus",
             )
     return None
-
-
-def _terms_of_equals(subject: Subject, laboratory: Laboratory, batch: Any) -> Any:
-    """Return the terms of the loss with all tokens equally likely: effects common to both sides are then equal on both."""
-    leaf = laboratory.policy.leaves["token_logprobs"]
-    with at(leaf, EQUALLY):
-        return subject.loss(laboratory, batch).terms
 
 
 def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, part: Any, side: int, sign: int) -> bool:

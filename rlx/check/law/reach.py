@@ -228,7 +228,8 @@ def reached(subject: Subject) -> Finding:
     laboratory = subject.real(moved=True)
     batch = subject.first_update(laboratory)[ROWS]
     names = [name for name, parameter in laboratory.policy.model.named_parameters() if parameter.requires_grad]
-    gradient, _ = _by_parameter(subject, laboratory, batch)
+    source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=len(batch))
+    gradient = list(source()["loss"])
     names += [f"value_head.{number}" for number in range(len(gradient) - len(names))]
     parts = parts_of(batch)
     if not parts:
@@ -251,11 +252,6 @@ def reached(subject: Subject) -> Finding:
 
 def _nonzero(gradient: Tensor | None) -> bool:
     return gradient is not None and bool((gradient != 0).any())
-
-
-def _by_parameter(subject: Subject, laboratory: Laboratory, batch: Any) -> tuple[list[Tensor | None], dict[str, float]]:
-    source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=len(batch))
-    return list(source()["loss"]), source.metrics
 
 
 def _reachable(laboratory: Laboratory, sequences: Any) -> list[bool]:

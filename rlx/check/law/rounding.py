@@ -47,7 +47,7 @@ def rounded_down(subject: Subject) -> Finding | None:
                     f"of the group is {mean:.2g}, not 0: they are rounded {'down' if float(both[row, 0]) < 0 else 'up'}",
                     number=f"{len(set(advantages.flatten().tolist()))} values",
                     where="draw",
-                    example=f"rewards {_listed(part.rewards[row])} -> advantages {_listed(advantages[row])}",
+                    example=f"rewards {listed(part.rewards[row])} -> advantages {listed(advantages[row])}",
                     mend="a / b divides; a // b divides and rounds down",
                 )
     return None
@@ -68,7 +68,7 @@ def blown_up(subject: Subject) -> Finding | None:
         "for its epsilon",
         number=f"{largest:.2g}",
         where="draw",
-        example=f"rewards {_listed(part.rewards[row])} -> advantages {_listed(advantages[row])}",
+        example=f"rewards {listed(part.rewards[row])} -> advantages {listed(advantages[row])}",
         mend="the deviation of the others is 0 where they are all equal: give it a floor, std.clamp(min=0.1), or take that of "
         "the whole group",
     )
@@ -87,5 +87,6 @@ def _is_whole(values: Tensor) -> bool:
     return bool(values.numel()) and torch.equal(values, values.round())
 
 
-def _listed(values: Tensor) -> str:
-    return ", ".join(f"{value:.3g}" for value in values.tolist()[:6])
+def listed(values: Tensor) -> str:
+    """Return the first six numbers as text."""
+    return ", ".join(f"{value:.3g}" for value in values.flatten().tolist()[:6])

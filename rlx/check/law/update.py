@@ -35,16 +35,7 @@ def update(subject: Subject) -> Finding:
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
     if own:
-        for fault in (
-            _twice,
-            _unclipped,
-            _by_rows,
-            _without_a_term,
-            _added_again,
-            _weighs_again,
-            _one_sided,
-            conflict,
-        ):
+        for fault in (_twice, _unclipped, _by_rows, _without_a_term, _added_again, _weighs_again, _one_sided, conflict):
             if (found := fault(subject)) is not None:
                 return found
     return passed(f"{cosines[-1]:.2g}")

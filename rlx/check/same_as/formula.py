@@ -60,7 +60,7 @@ def compare_losses(mine: Loss, other: Loss, *, name: str) -> Agreement:
         return Agreement(True, tried, worst)
     point = differing[0]  # cases are sorted by size
     what, (ours, theirs) = ("gradient", point.gradients) if relative_gap(*point.rows) <= EXACT else ("loss", point.rows)
-    sides = _sides([*differing, *agreeing])
+    sides = [pair for each in (*differing, *agreeing) for pair in (each.rows, each.gradients)]
     factor = common_factor(_joined(sides), EXACT)
     place = int((ours - theirs).abs().flatten().nan_to_num(float("inf")).argmax())
     first = f"the {what} is {float(ours.flatten()[place]):.6g}, that of {name} {float(theirs.flatten()[place]):.6g}"
@@ -81,10 +81,6 @@ def compare_losses(mine: Loss, other: Loss, *, name: str) -> Agreement:
 
 def _joined(sides: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([ours.flatten() for ours, _ in sides]), torch.cat([theirs.flatten() for _, theirs in sides])
-
-
-def _sides(points: Sequence[_Point]) -> list[tuple[Tensor, Tensor]]:
-    return [pair for point in points for pair in (point.rows, point.gradients)]
 
 
 def _point(case: Case, mine: Loss, other: Loss) -> _Point:
@@ -195,7 +191,7 @@ def compare_advantages(mine: Advantage | TokenAdvantage, other: Advantage | Toke
     for given in inputs:
         ours, theirs = (each(*given[0], **{k: v for k, v in given[1].items() if k in each.requires}) for each in (mine, other))
         off = relative_gap(ours, theirs)
-        worst, sides = max(worst, off), [*sides, (ours.flatten(), theirs.flatten())]
+        worst, sides = max(worst, off), [*sides, (ours, theirs)]
         if off > EXACT:
             differing.append((given, ours, theirs))
     tried = f"{len(inputs)} batches of chosen and random rewards"
@@ -203,7 +199,7 @@ def compare_advantages(mine: Advantage | TokenAdvantage, other: Advantage | Toke
         return Agreement(True, tried, worst)
     visible = (each for each in differing if relative_gap(each[1], each[2]) > VISIBLE)
     given, ours, theirs = next(visible, differing[0])
-    factor = common_factor((torch.cat([ours for ours, _ in sides]), torch.cat([theirs for _, theirs in sides])), EXACT)
+    factor = common_factor(_joined(sides), EXACT)
     first = f"the advantages are {numbers(ours)}, those of {name} {numbers(theirs)}"
     first += "" if factor is None else f": {factor:.6g} times as much everywhere"
     sign = "rewards all equal" if bool((given[0][0] == given[0][0].flatten()[0]).all()) else "rewards that differ"
