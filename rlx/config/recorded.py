@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,17 +44,6 @@ _BEFORE: dict[str, Any] = {
 }
 
 
-class Recorded(Protocol):
-    """A request to resume or rerun a recorded run."""
-
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def algorithm(self) -> str: ...
-    @property
-    def directory(self) -> Path: ...
-
-
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain values, without `resume`, `rerun` and `allow_changed`, which describe a request, not a run."""
     return {**plain_config(cfg), "resume": None, "rerun": None, "allow_changed": []}
@@ -74,26 +63,25 @@ def asked_run(cfg: DictConfig) -> Path:
     return run
 
 
-def continued(composed: Composed, record: Recorded, *, command: str) -> Composed:
+def continued(composed: Composed, before: Mapping[str, Any], run: Path, *, algorithm: str, command: str) -> Composed:
     """The recorded config, with the keys that may be overridden taken from the command line, and the directory to write in.
 
-    command: the complete command, for a message about places to write in that must be given again.
+    before, run, algorithm: of the record: its config, directory and algorithm. command: the complete command, for a message about
+    places to write in that must be given again.
     """
     cfg = composed.config
     verb = "resume" if cfg.resume is not None else "rerun"
     if composed.is_multirun:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
-    check_targets(record.config, composed.allowed)
+    check_targets(before, composed.allowed)
     given = {override.lstrip("+~").partition("=")[0] for override in composed.overrides}
-    check_places(record.config, record.directory, lambda _: command, given=given)
-    recorded = OmegaConf.create(
-        {**_BEFORE, **record.config, "export": {**_BEFORE["export"], **(record.config.get("export") or {})}}
-    )
-    classes = {target for _, target in targets_of(dict(record.config))}
+    check_places(before, run, lambda _: command, given=given)
+    recorded = OmegaConf.create({**_BEFORE, **before, "export": {**_BEFORE["export"], **(before.get("export") or {})}})
+    classes = {target for _, target in targets_of(dict(before))}
     for override in composed.overrides:
         key, _, value = override.lstrip("+~").partition("=")
         root = key.partition(".")[0].partition("@")[0]
-        if value in classes and root in record.config:
+        if value in classes and root in before:
             continue  # names the user's own class again, so that it may be called
         if root not in _MAY_CHANGE[verb] and key not in _PLACES:
             raise ConfigError(
@@ -105,12 +93,12 @@ def continued(composed: Composed, record: Recorded, *, command: str) -> Composed
         OmegaConf.update(recorded, place, OmegaConf.select(cfg, place), merge=False)
     directory = composed.directory
     if verb == "resume":
-        _check_horizon(recorded, record.config)
+        _check_horizon(recorded, before)
         if directory is not None:
             raise ConfigError("a resumed run stays in its own directory; leave out hydra.run.dir")
-        directory = record.directory
+        directory = run
     recorded.resume, recorded.rerun, recorded.allow_changed = cfg.resume, cfg.rerun, cfg.allow_changed
-    choices = {**composed.choices, "algorithm": record.algorithm}
+    choices = {**composed.choices, "algorithm": algorithm}
     return replace(composed, config=recorded, choices=choices, directory=directory)
 
 
@@ -183,9 +171,9 @@ def _default_places(key: str, run: Path) -> list[str]:
     return [*here, str(read_yaml(conf_dir() / "train.yaml")[key])]
 
 
-def _check_horizon(recorded: DictConfig, before: object) -> None:
+def _check_horizon(recorded: DictConfig, before: Mapping[str, Any]) -> None:
     """Refuse to lengthen a run if earlier steps depended on its length."""
-    steps = before["num_steps"]  # type: ignore[index]
+    steps = before["num_steps"]
     if recorded.num_steps != steps and getattr(locate(recorded.scheduler._target_, "scheduler"), "needs_horizon", True):
         raise ConfigError(
             f"num_steps={recorded.num_steps}: the scheduler's learning rates were planned for {steps} steps, so the run cannot "

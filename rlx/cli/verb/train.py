@@ -60,7 +60,8 @@ def _with_recorded_config(composed: Composed) -> Composed:
     require_named(record, composed.allowed, verb)
     if verb == "resume":
         require_own_files(record.directory)
-    return continued(composed, record, command=command_for(record, verb))
+    command = command_for(record, verb)
+    return continued(composed, record.config, record.directory, algorithm=record.algorithm, command=command)
 
 
 def _with_own_run(composed: Composed) -> Composed:
