@@ -1,4 +1,4 @@
-"""Measures how fast an algorithm trains: `python -m rlx.workbench.bench` reads a config from stdin and prints figures.
+"""Measures how fast an algorithm trains: `python -m rlx.workbench.bench REQUEST ANSWER` reads a config and writes figures.
 
 Each measurement runs in its own process, so that the peak memory is that of one algorithm and no cache is warm.
 """
@@ -6,7 +6,6 @@ Each measurement runs in its own process, so that the peak memory is that of one
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -300,50 +299,40 @@ def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return figures
 
 
-def measure_request(files: Sequence[str] = ()) -> int:
-    """Read a request {config, budget} from stdin, measure, print one JSON object; all other output goes to stderr.
-
-    files: of the request and of the answer, if this process is one of several ranks.
-    """
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    request = json.loads(Path(files[0]).read_text()) if files else json.load(sys.stdin)
+def measure_request(asked: Path, answer: Path) -> None:
+    """Read a request {config, budget} from a file, measure, and write the figures, or the error, to another file."""
+    request = json.loads(asked.read_text())
     cfg, ranks = OmegaConf.create(request["config"]), None
+    found: dict[str, Any]
     try:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        if files:
+        if cfg.ranks > 1:
             from rlx.parallel.ranks import join
 
             ranks = join(cfg.ranks, timeout=cfg.parallel.timeout, device=cfg.device)
-        answer = measure(cfg, Budget(**request["budget"]), ranks)
+        found = measure(cfg, Budget(**request["budget"]), ranks)
     except RlxError as error:
-        answer = {"error": str(error), "exit_code": error.exit_code}
+        found = {"error": str(error), "exit_code": error.exit_code}
     if ranks is not None:
         ranks.end(None)
-    if not files:
-        json.dump(answer, out)
-    elif ranks is None or ranks.is_first:
-        Path(files[1]).write_text(json.dumps(answer))
-    out.close()
-    return 0
+    if ranks is None or ranks.is_first:
+        answer.write_text(json.dumps(found))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The entry point of `python -m rlx.workbench.bench`. One of several ranks ends at once: its group could abort later."""
-    if not arguments:
-        return measure_request()
-    from rlx.parallel.ranks import end_process
-
+def main(asked: str, answer: str) -> None:
+    """The entry point of `python -m rlx.workbench.bench`. It ends at once, because a group of ranks could abort later."""
+    code = ExitCode.OK
     try:
-        code = measure_request(arguments)
+        measure_request(Path(asked), Path(answer))
     except Exception:  # a bug: shown, and the process must end
         traceback.print_exc()
         code = ExitCode.FAILED
+    from rlx.parallel.ranks import end_process  # not before, because the memory of its modules would be measured
+
     end_process(code)
-    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -160,49 +160,38 @@ def training_config(composed: Composed) -> dict[str, Any]:
 
 
 def measured_round(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str | None) -> Mapping[str, Any]:
-    """The measurements of one round of one algorithm, which runs in its own process."""
+    """The measurements of one round of one algorithm, which runs in its own process, or as several ranks."""
     budget = {"tokens": cfg.tokens, "seconds": cfg.seconds, "warmup_steps": cfg.warmup_steps, "trace": trace}
-    request = {"config": {**config, "seed": cfg.seed + number}, "budget": budget}
-    if config["ranks"] > 1:
-        return answered(measured_by_ranks(request))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    command = [sys.executable, "-m", "rlx.workbench.bench"]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0 or not done.stdout:
-        last = done.stderr.strip().splitlines()[-12:]
-        raise TrainingError(f"the measuring process ended with exit code {done.returncode}; its last lines:", *last)
-    return answered(json.loads(done.stdout))
-
-
-def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The measurements of one round with several ranks, as rank 0 made them."""
-    from rlx.parallel.launch import launch
-
-    config = request["config"]
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        asked.write_text(json.dumps(request))
-        outcome = launch(
-            [str(asked), str(answer)],
-            ranks=config["ranks"],
-            timeout=config["parallel"]["timeout"],
-            threads=config["threads"],
-            module="rlx.workbench.bench",
-        )
-        if outcome.code or not answer.exists():
-            said = outcome.message.splitlines()
-            raise TrainingError(f"the measuring processes ended with exit code {outcome.code}", *said)
-        found: Mapping[str, Any] = json.loads(answer.read_text())
-        return found
-
-
-def answered(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The measurements. Raises the error that the measuring process met."""
-    if "error" in answer:
-        error = RlxError(*answer["error"].splitlines())
-        error.exit_code = answer["exit_code"]
+        asked.write_text(json.dumps({"config": {**config, "seed": cfg.seed + number}, "budget": budget}))
+        _measure(config, [str(asked), str(answer)])
+        found: dict[str, Any] = json.loads(answer.read_text())
+    if "error" in found:
+        error = RlxError(*found["error"].splitlines())
+        error.exit_code = found["exit_code"]
         raise error
-    return answer
+    return found
+
+
+def _measure(config: Mapping[str, Any], files: list[str]) -> None:
+    """Run what measures. files: its request, and the answer that it writes. Raises TrainingError if it writes none."""
+    module, several = "rlx.workbench.bench", config["ranks"] > 1
+    if several:
+        from rlx.parallel.launch import launch
+
+        outcome = launch(
+            files, ranks=config["ranks"], timeout=config["parallel"]["timeout"], threads=config["threads"], module=module
+        )
+        code, lines = outcome.code, outcome.message.splitlines()
+    else:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        command = [sys.executable, "-m", module, *files]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        code, lines = done.returncode, done.stderr.strip().splitlines()[-12:]
+    if code or not Path(files[1]).exists():
+        what = "processes" if several else "process"
+        raise TrainingError(f"the measuring {what} ended with exit code {code}{'; the last lines:' if lines else ''}", *lines)
 
 
 def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> None:
