@@ -153,7 +153,7 @@ class _Traveller:
         said: dict[str, float] | None = None  # of before the update, which may compute gradients at other weights
         if type(self._algorithm).update_policy is not Algorithm.update_policy:
             source = ComputedOnce(source, laboratory.policy.parameters())
-            if self._departs(flat(source, laboratory)):  # update_policy of a user may read only the gradient's sign
+            if self._departs(flat(source, laboratory)):  # a user's update_policy may read only the gradient's sign
                 return True
             said = dict(source.metrics)
         done = run.phase(UPDATE, place, laboratory, partial(updated, subject, laboratory, source, self._rate))

@@ -57,6 +57,7 @@ class World:
 
     @cached_property
     def completions(self) -> tuple[tuple[int, ...], ...]:
+        """All completions, first those that end."""
         end = len(self.tokens) - 1
         ended = [(*body, end) for size in range(self.length) for body in itertools.product(range(end), repeat=size)]
         return (*ended, *itertools.product(range(end), repeat=self.length))

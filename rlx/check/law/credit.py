@@ -161,7 +161,7 @@ def never_learned(subject: Subject, laboratory: Laboratory, batch: Any, slope: T
 
 
 def misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | None = None) -> str | None:
-    """Return what is wrong in advantages that one wrong value, or one reward, at a token has changed; None if nothing is."""
+    """Return the fault in advantages that one wrong value, or one reward, at a token has changed; None if there is no fault."""
     what = what or f"an error of the critic at token {place + 1} of a completion"
     inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
     others = inside.clone()

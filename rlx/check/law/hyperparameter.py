@@ -242,7 +242,7 @@ def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> lis
 
 
 def _alive_in_an_update(subject: Subject, name: str) -> bool:
-    """Whether update_policy of a user makes another update from conflicting gradients, or from those of the real model.
+    """Whether a user's update_policy makes another update from conflicting gradients, or from gradients of the real model.
 
     If the loss is linear in log-probabilities, its gradient is the same at all weights of a stand-in, but not at those of a
     model.

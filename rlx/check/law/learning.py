@@ -129,7 +129,7 @@ def _stands_still(subject: Subject, laboratory: Laboratory) -> Finding:
 
 
 def _remarks(subject: Subject, batch: Any) -> list[str]:
-    """Return remarks on what is no fault but may be unexpected."""
+    """Return remarks that report no fault but may be unexpected."""
     remarks = []
     if subject.makes_scores_up:
         remarks.append("with made-up scores where the task's pairs have none")

@@ -103,7 +103,7 @@ def _in_laboratory(
 
 
 def _rows_differ(subject: Subject, one: Any, two: Any, *, other: str) -> tuple[str, str, str] | None:
-    """Return (what, where, example) if the two draw different prompts or completions, else None."""
+    """Return (difference, place, example) if the two algorithms draw different prompts or completions, else None."""
     parts = [parts_of(batch) for batch in (one, two)]
     shapes = [[(len(part), part.sequences.group_size) for part in each] for each in parts]
     if shapes[0] != shapes[1]:

@@ -43,6 +43,7 @@ class _Point:
 
 
 def compare_losses(mine: Loss, other: Loss, *, name: str) -> Agreement:
+    """Compare two losses. Raises ConfigError unless both are of preferences, or of policy gradients. name: of the other one."""
     bases = (PreferenceLoss, PolicyGradientLoss)
     if not any(isinstance(mine, base) and isinstance(other, base) for base in bases):
         kinds = f"{type(mine).__name__} and {type(other).__name__}"
@@ -181,6 +182,7 @@ def _shown(case: Case) -> str:
 
 
 def compare_advantages(mine: Advantage | TokenAdvantage, other: Advantage | TokenAdvantage, *, name: str) -> Agreement:
+    """Compare two advantages. Raises ConfigError unless both are of completions, or of tokens. name: of the other one."""
     if isinstance(mine, Advantage) is not isinstance(other, Advantage):
         kinds = f"{type(mine).__name__} and {type(other).__name__}"
         raise ConfigError(f"same_as: of {kinds}, one is an advantage of completions and the other one of tokens")
