@@ -150,8 +150,8 @@ class AttachedAdapter:
             name = differing[0]
             shapes = [tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (own, state)]
             raise ConfigError(
-                f"{source} holds another adapter than this one of rank {self.lora.rank}: {name.removeprefix(_PREFIX)} is "
-                f"{shapes[1]} there and {shapes[0]} here; give policy.adapter the rank and targets that it was trained with"
+                f"the adapter in {source} does not fit this one of rank {self.lora.rank}: {name.removeprefix(_PREFIX)} is "
+                f"{shapes[1]} there and {shapes[0]} here; give policy.adapter the rank and targets it was trained with"
             )
         with torch.no_grad():
             for name, tensor in own.items():
@@ -344,11 +344,11 @@ class SavedAdapter:
         try:
             config = json.loads((directory / ADAPTER_CONFIG).read_text())
             if config["peft_type"] != "LORA":
-                raise ConfigError(f"{directory} holds an adapter of type {config['peft_type']}; rlx reads LoRA")
+                raise ConfigError(f"{directory} holds an adapter of type {config['peft_type']}; rlx reads only LoRA adapters")
             if unread := [name for name in _UNREAD if config.get(name) not in (None, False, "none", [], {})]:
                 raise ConfigError(
-                    f"the adapter in {directory} has {unread[0]}={config[unread[0]]!r:.60}, and without it, which rlx does not "
-                    "read, it would be another one; merge it into its base by peft's merge_and_unload, and give that model"
+                    f"the adapter in {directory} has {unread[0]}={config[unread[0]]!r:.60}, which rlx does not support; merge "
+                    "the adapter into its base model with peft's merge_and_unload and give the merged model"
                 )
             targets = config["target_modules"]
             lora = Lora(

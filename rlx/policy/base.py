@@ -214,15 +214,15 @@ class Policy(Reader):
         """Raise ConfigError for settings that an adapter or 4-bit weights do not allow. merges: an export merges the adapter."""
         if with_moving_reference and self.adapter is not None:
             raise ConfigError(
-                "a loss whose reference moves (loss=tr_dpo) needs a reference with weights of its own, and under policy/adapter "
-                "it shares those of the policy; leave out policy/adapter, or choose another loss"
+                "a loss whose reference moves (loss=tr_dpo) needs a reference with weights of its own, but with policy/adapter "
+                "the reference shares the policy's weights; leave out policy/adapter, or choose another loss"
             )
         if self.is_quantized and self.adapter is None:
-            raise ConfigError("policy.quantization keeps weights that cannot be trained; add policy/adapter=lora")
+            raise ConfigError("weights under policy.quantization cannot be trained; add policy/adapter=lora")
         if self.is_quantized and merges:
             raise ConfigError(
-                "export.merge=true would add the adapter to weights in 4 bits, which rounds it away; leave it out and add the "
-                "adapter to the base in 16 bits with peft's merge_and_unload"
+                "export.merge=true would add the adapter to weights in 4 bits, and rounding would erase it; leave it out and "
+                "merge the adapter into the base model in 16 bits with peft's merge_and_unload"
             )
 
     def frozen_copy(self) -> Policy:

@@ -105,9 +105,9 @@ def _model_directory(directory: Path) -> Path:
         return checkpoint
     files = sorted(file.name for file in directory.glob("*.gguf"))
     if files:
-        raise ConfigError(f"{directory} holds GGUF files; say which one: policy.path={directory / files[0]}")
+        raise ConfigError(f"{directory} holds GGUF files; choose one of them: policy.path={directory / files[0]}")
     if (directory / "run.json").is_file():
-        raise ConfigError(f"policy.path={directory} is a run without a checkpoint, which a run writes when it ends; name another")
+        raise ConfigError(f"policy.path={directory} is a run without a checkpoint (it writes one when it ends); name another run")
     raise ConfigError(f"{directory} has no config.json, so it is not a model directory of transformers")
 
 
@@ -159,7 +159,9 @@ _log = logging.getLogger("rlx")
 def as_ordinary(model: Any, gguf_file: str) -> None:
     """Make a model read from a GGUF file trainable and savable; its weights are already unpacked."""
     if any(not weight.is_floating_point() for name, weight in model.state_dict().items() if name.endswith("weight")):
-        raise ConfigError(f"the weights of {gguf_file} stay packed here and cannot be trained; uninstall the package kernels")
+        raise ConfigError(
+            f"the package kernels leaves the weights of {gguf_file} packed, so they cannot be trained; uninstall it"
+        )
     model.hf_quantizer = None  # transformers refuses to save a model that has one
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

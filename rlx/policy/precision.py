@@ -24,7 +24,9 @@ def autocast_dtype(precision: str, *, device: torch.device, weights: torch.dtype
     if dtype is None:
         return None
     if weights == torch.float64:
-        raise ConfigError(f"precision={precision} does not go with policy.dtype=float64, which autocast leaves alone; drop one")
+        raise ConfigError(
+            f"precision={precision} has no effect with policy.dtype=float64, which autocast does not change; leave one out"
+        )
     if not _multiplies_in(dtype, device):
         raise ConfigError(
             f"precision={precision}: {_name(device)} has no {precision} arithmetic (NVIDIA GPUs have it from compute "

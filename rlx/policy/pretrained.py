@@ -88,7 +88,7 @@ def load_pretrained(
     if saved is not None:
         return _with_saved_adapter(SavedAdapter.of(saved), base=base, adapter=adapter, name=name, settings=settings)
     if base is not None:
-        raise ConfigError(f"policy.base={base} names the base model of an adapter, and policy.path={path} holds none")
+        raise ConfigError(f"policy.base={base} names the base model of an adapter, but policy.path={path} holds no adapter")
     source, file = locate_model(path, gguf_file)
     _check_config(source, file, path)
     if quantization is not None:
@@ -157,15 +157,15 @@ def _with_saved_adapter(
     else:
         loader, arguments = known.loader, dict(known.arguments)
     if loader not in _LOADERS:
-        raise ConfigError(f"{saved.directory}: rlx has no policy loader {loader}; give the base by policy.base=DIRECTORY")
+        raise ConfigError(f"{saved.directory} names an unknown policy loader, {loader}; give the base by policy.base=DIRECTORY")
     load, own_arguments = _LOADERS[loader]
     if unknown := [name for name in arguments if name not in own_arguments]:
         raise ConfigError(
-            f"{saved.directory / BASE_FILE} gives {unknown[0]} to the policy loader {loader}, and no adapter of rlx does; give "
-            "the base by policy.base=DIRECTORY"
+            f"{saved.directory / BASE_FILE} passes {unknown[0]} to the policy loader {loader}, which does not accept it for "
+            "a base; give the base by policy.base=DIRECTORY"
         )
     if loader == "pretrained" and adapter_directory(path := arguments.get("path", "")) is not None:
-        raise ConfigError(f"{path} holds an adapter, and the adapter in {saved.directory} needs a whole model as its base")
+        raise ConfigError(f"{path} holds an adapter, but the adapter in {saved.directory} needs a whole model as its base")
     texts = ("chat_template", "max_length", "max_prompt_length", "chat_template_kwargs")
     own = texts if loader.startswith("tiny") else (*texts, "dtype", "shared_prefix")
     if loader == "pretrained" and settings["quantization"] is not None:
@@ -184,7 +184,7 @@ def _with_saved_adapter(
         )
     if adapter is not None and replace(adapter, seed=0, targets="") != replace(saved.lora, seed=0, targets=""):
         raise ConfigError(
-            f"policy.adapter asks for rank {adapter.rank} and alpha {adapter.alpha:g}, and the adapter in {saved.directory} has "
+            f"policy.adapter asks for rank {adapter.rank} and alpha {adapter.alpha:g}, but the adapter in {saved.directory} has "
             f"rank {saved.lora.rank} and alpha {saved.lora.alpha:g}; leave out policy/adapter to train that one further"
         )
     policy.name = name or saved.directory.name
@@ -280,7 +280,8 @@ def _check_quantization(quantization: str, *, gguf_file: str | None) -> None:
         raise ConfigError(f"policy.quantization is {quantization}; choose {', '.join(QUANTIZATIONS)} or null")
     if gguf_file is not None:
         raise ConfigError(
-            f"policy.quantization={quantization}: {gguf_file} is a GGUF file, whose weights are unpacked; leave it out"
+            f"policy.quantization={quantization} does not apply to a GGUF file ({gguf_file}), whose weights are unpacked; leave "
+            "it out"
         )
     missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
@@ -324,7 +325,7 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
         ) from error
     layers = getattr(config, "num_hidden_layers", 0)
     if isinstance(layers, int) and layers > MOST_LAYERS:
-        raise ConfigError(f"the configuration in {source} says {layers:,} layers, and rlx builds at most {MOST_LAYERS:,}")
+        raise ConfigError(f"the configuration in {source} has {layers:,} layers; rlx builds models of at most {MOST_LAYERS:,}")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(
             f"{path} is a {config.model_type} model, not a causal language model; rlx trains models that predict the next token"
@@ -339,7 +340,7 @@ def _tokenizer(source: str, gguf_file: str | None, path: str, *, config: Any = N
         and Path(source).is_dir()
         and not any(entry for name in _TOKENIZERS for entry in Path(source).glob(name))
     ):
-        raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: tokenizer.json and the like are missing")
+        raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: there is no tokenizer.json or similar file")
     with _files_blamed(f"{path} has a model, but its tokenizer cannot be loaded"), quiet():
         given = {"gguf_file": gguf_file, "config": config, **NO_CODE}
         tokenizer: Any = AutoTokenizer.from_pretrained(

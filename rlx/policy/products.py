@@ -39,9 +39,9 @@ def uses_onednn(matmul: str, *, device: torch.device, dtype: torch.dtype) -> boo
     if matmul != "onednn":
         return matmul == "auto" and device.type == "cpu" and dtype == torch.float32 and _mkl_is_narrow() and _is_right()
     if device.type != "cpu" or dtype != torch.float32:
-        raise ConfigError(f"matmul=onednn is for float32 weights on a CPU, and these are {dtype} on {device}; leave matmul=auto")
+        raise ConfigError(f"matmul=onednn is for float32 weights on a CPU, but these are {dtype} on {device}; leave matmul=auto")
     if not _is_right():
-        raise ConfigError("matmul=onednn: this build of torch has no oneDNN that multiplies right; leave matmul=auto")
+        raise ConfigError("matmul=onednn: oneDNN is missing from this build of torch or multiplies wrongly; leave matmul=auto")
     return True
 
 

@@ -154,7 +154,7 @@ class Reference:
         """
         if policy.adapter is not None:
             raise ConfigError(
-                "a reference that moves (loss=tr_dpo) has no weights of its own under policy/adapter; train without"
+                "a reference that moves (loss=tr_dpo) has no weights of its own with policy/adapter; train without policy/adapter"
             )
         theirs = dict(policy.model.named_parameters())
         self.load_state_dict({name: mix(mine, theirs[name]) for name, mine in self._policy.model.named_parameters()})

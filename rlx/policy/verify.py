@@ -141,7 +141,7 @@ class _Comparison:
         tokens.remainder_(vocabulary_size(self.model))
         changed = completion_logits(self.model, replace(plain, tokens=tokens), gathers_before_head=False)
         if float((changed - truth)[first_ones].abs().max()) > TOLERANCE:
-            raise ConfigError(f"{self.name} sees the tokens that it is to predict: it is not a causal language model")
+            raise ConfigError(f"{self.name} reads the tokens that it must predict, so it is not a causal language model")
 
     def _difference(self, choice: ForwardChoice, layout: Layout, truth: Tensor) -> str:
         """Why the logits of `layout` cannot replace `truth` [N, V]; "" if they can."""

@@ -87,11 +87,15 @@ def _split(cfg: DictConfig, experiment: Experiment, references: Sequence[Referen
 
     policy = experiment.policy
     if experiment.sampler.ahead:
-        raise ConfigError("rollout.ahead needs a copy of the policy, and parallel=sharded has no whole one; leave it out")
+        raise ConfigError(
+            "rollout.ahead needs a copy of the policy, but with parallel=sharded no rank holds all of it; leave it out"
+        )
     if policy.is_quantized:
         raise ConfigError("weights in 4 bits cannot be split over ranks; use parallel=replicated")
     if policy.adapter is not None and cfg.export.merge:
-        raise ConfigError("export.merge=true needs a whole model, and parallel=sharded has none; leave out export.merge")
+        raise ConfigError(
+            "export.merge=true needs a whole model, but with parallel=sharded no rank holds one; leave out export.merge"
+        )
     make = fit_for_parts(experiment.make_optimizer, ranks)
     heads = [] if policy.value_head is None else [policy.value_head]
     shard([policy.model, *heads, *(reference.model for reference in references)], ranks, device=torch_device(cfg.device))

@@ -369,8 +369,8 @@ def verify_logs(run: Path, values: dict[str, Any]) -> None:
         else:
             continue
         raise DataError(
-            f"{file} {wrong} that were logged before the checkpoint of step {values['step']}, so a resumed run would have a "
-            f"record with a hole; put the file back, or move {run} away and give its command again"
+            f"{file} {wrong} that were logged before the checkpoint of step {values['step']}, so the record of a resumed run "
+            f"would have a gap; put the file back, or move {run} away and give its command again"
         )
 
 

@@ -85,8 +85,8 @@ class Evaluator:
             )
         if self.pass_at_k and not counts:
             raise ConfigError(
-                f"evaluation.pass_at_k counts right completions, but task {self.task.name} does not define them; "
-                "set task.full_reward to the reward of a right one, or leave pass_at_k empty"
+                f"evaluation.pass_at_k counts correct completions, but task {self.task.name} does not define them; "
+                "set task.full_reward to the reward of a correct one, or leave pass_at_k empty"
             )
 
     def __call__(self, policy: Policy) -> Evaluation:

@@ -189,7 +189,9 @@ def train(
     if cfg.plan:
         raise ConfigError("plan=true shows what one run needs, and trains nothing; leave out -m")
     if cfg.ranks != 1 and cfg.micro_batch == AUTO:
-        raise ConfigError("micro_batch=auto is decided by one process; with ranks give a number (plan=true helps to find it)")
+        raise ConfigError(
+            "micro_batch=auto works only in a single process; with ranks give a number (plan=true helps to find it)"
+        )
     if cfg.ranks != 1:
         from rlx.parallel.ranks import join
         from rlx.parallel.silent import SilentView
@@ -344,7 +346,7 @@ def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: 
     made = before.provenance.get("rlx", {})
     if made.get("code") != code_hash() and "code" not in allowed:
         version = f"{made.get('version', 'of unknown version')}, code {made.get('code', 'unknown')}"
-        raise ConfigError(f"the code of rlx that numbers come from changed since this run began (it was {version}); {mend}")
+        raise ConfigError(f"the code of rlx that affects results changed since this run began (it was {version}); {mend}")
 
 
 def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:

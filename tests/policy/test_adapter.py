@@ -133,8 +133,8 @@ def test_a_checkpoint_is_a_small_peft_directory_that_peft_reads(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"loader": "smollm2", "arguments": {"unpacked_dir": "elsewhere"}}, "gives unpacked_dir to the policy loader smollm2"),
-        ({"loader": "tiny", "arguments": {"adapter": {}}}, "gives adapter to the policy loader tiny"),
+        ({"loader": "smollm2", "arguments": {"unpacked_dir": "elsewhere"}}, "passes unpacked_dir to the policy loader smollm2"),
+        ({"loader": "tiny", "arguments": {"adapter": {}}}, "passes adapter to the policy loader tiny"),
         ({"loader": "pretrained", "arguments": {"path": "{here}"}}, "holds an adapter"),
         ({"loader": "pretrained", "arguments": {"path": f"/{'x' * 300}"}}, "cannot be read: File name too long"),
     ],
@@ -152,7 +152,7 @@ def test_an_adapter_names_its_base_and_nothing_else(tmp_path, monkeypatch, given
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"alpha_pattern": {"q_proj": 800}}, "has alpha_pattern={'q_proj': 800}, and without it"),
+        ({"alpha_pattern": {"q_proj": 800}}, "has alpha_pattern={'q_proj': 800}, which rlx does not support"),
         ({"bias": "all"}, "has bias='all'"),
         ({"target_modules": "("}, "has no such layers; its linear layers are"),
         ({"target_modules": [1]}, "has no such layers; its linear layers are"),
@@ -202,23 +202,23 @@ def test_another_base_is_refused_by_its_fingerprint_and_may_be_named(tmp_path):
         load_pretrained(str(tmp_path / "adapter"), base=str(tmp_path / "other"))
     with pytest.raises(ConfigError, match=r"cannot be loaded: .* give it by policy\.base=DIRECTORY"):
         load_pretrained(str(tmp_path / "adapter"), base=str(tmp_path / "absent"))
-    with pytest.raises(ConfigError, match="holds none"):
+    with pytest.raises(ConfigError, match="holds no adapter"):
         load_pretrained(str(tmp_path / "base"), base=str(tmp_path / "base"))
 
 
 def test_what_does_not_fit_is_one_message(tmp_path):
     write_policy(policy_of(), tmp_path / "adapter")
-    with pytest.raises(ConfigError, match=r"asks for rank 8 and alpha 16, and the adapter in .* has rank 4 and alpha 8"):
+    with pytest.raises(ConfigError, match=r"asks for rank 8 and alpha 16, but the adapter in .* has rank 4 and alpha 8"):
         load_pretrained(str(tmp_path / "adapter"), adapter=Lora(rank=8, alpha=16.0))
     with pytest.raises(ConfigError, match=r"has no such layers; its linear layers are .*q_proj"):
         policy_of(Lora(rank=4, alpha=8.0, targets=["query"]))
     other = policy_of(Lora(rank=2, alpha=8.0))
-    with pytest.raises(ConfigError, match="holds another adapter than this one of rank 2"):
+    with pytest.raises(ConfigError, match="does not fit this one of rank 2"):
         other.adapter.load(policy_of().adapter.state(), source="x")
     with pytest.raises(ConfigError, match="rank of Lora is 0"):
         Lora(rank=0, alpha=1.0)
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
-    with pytest.raises(ConfigError, match="of type IA3; rlx reads LoRA"):
+    with pytest.raises(ConfigError, match="of type IA3; rlx reads only LoRA"):
         load_pretrained(str(tmp_path / "adapter"))
     (tmp_path / "adapter" / "adapter_config.json").write_text("[" * 100_000)
     with pytest.raises(ConfigError, match="cannot be read: RecursionError"):
@@ -236,7 +236,7 @@ def test_a_base_in_half_precision_has_an_adapter_in_float32():
 
 def test_a_moving_reference_is_refused():
     policy = policy_of()
-    with pytest.raises(ConfigError, match="no weights of its own under policy/adapter"):
+    with pytest.raises(ConfigError, match="no weights of its own with policy/adapter"):
         Reference(policy).follow(policy, lambda mine, theirs: mine)
 
 

@@ -112,7 +112,7 @@ def test_the_sampler_computes_in_the_same_arithmetic():
     ("device", "weights", "said"),
     [
         (torch.device("meta"), torch.float32, "device=meta has no bfloat16 arithmetic"),
-        (CPU, torch.float64, "does not go with policy.dtype=float64"),
+        (CPU, torch.float64, "has no effect with policy.dtype=float64"),
     ],
 )
 def test_a_precision_that_cannot_be_had_is_refused(device, weights, said):

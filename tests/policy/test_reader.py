@@ -64,7 +64,7 @@ def test_what_a_policy_refuses_is_refused(tmp_path):
     (save(tmp_path) / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"configuration in .* cannot be read"):
         read_pretrained(str(tmp_path))
-    with pytest.raises(ConfigError, match="holds none"):
+    with pytest.raises(ConfigError, match="holds no adapter"):
         read_pretrained(str(save(tmp_path)), base="other")
     tokens = copy.deepcopy(tokenizer())
     tokens.add_tokens([f"<{number}>" for number in range(VOCABULARY)])
