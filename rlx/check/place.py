@@ -30,7 +30,7 @@ OTHER_DICE = {
     "bernoulli",
 }
 CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"}
-STARTS = tuple(str(Path("rlx", "check", name)) for name in ("checker.py", "subject.py"))  # where the algorithm is called
+STARTS = tuple(str(Path("rlx", "check", name)) for name in ("checker.py", "subject.py"))  # the files that call the algorithm
 SEEDING = Stream.child.__code__.co_filename
 METHODS = ("draw", "updates", "compute_loss", "update_policy", "validate")
 
@@ -177,7 +177,7 @@ def clock_read(run: Callable[[], object]) -> str:
 
 
 def _randomness(run: Callable[[], object]) -> tuple[set[Stream], bool]:
-    """Return (streams from which a user's file takes a generator while `run` runs, whether it has other generators)."""
+    """Return (streams from which a user's file takes a generator while `run` runs, whether its code names other generators)."""
     streams: set[Stream] = set()
     others = False
 

@@ -31,7 +31,7 @@ FOREIGN = {
     "clipfrac": "clip_fraction_low or clip_fraction_high", "clip_frac": "clip_fraction_low or clip_fraction_high",
     "mean_reward": "reward_mean", "response_length": "completion_length", "lr": "learning_rate", "grad_norms": "grad_norm",
 }  # fmt: skip
-EMPTY = "every completion empty"  # no sampler makes such a batch, so an error for it is no fault, only non-finite numbers
+EMPTY = "every completion empty"  # no sampler makes such a batch, so an error for it is not a fault; a non-finite number is
 OWN_WORDS = {"logps": "logprobs", "logp": "logprobs", "response": "completion", "responses": "completions", "ref": "reference"}
 _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 

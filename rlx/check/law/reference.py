@@ -141,7 +141,7 @@ def _beta_on_one(subject: Subject, laboratory: Laboratory, batch: Any, pairs: li
 
 @dataclass(frozen=True)
 class _AtDrift:
-    """The loss, its slopes along the policy's log-probabilities and along the vocabulary's KL, and an example row."""
+    """The loss, its slopes along the policy's log-probabilities and along the KL over the vocabulary, and an example row."""
 
     loss: float
     slope: float

@@ -193,7 +193,7 @@ def _turned(subject: Subject) -> Finding | None:
 
 
 def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str], dict[Any, str]]:
-    """Return group of a prompt -> the gradient at its tokens, -> its text, -> its advantages."""
+    """Return three mappings of groups (their keys): to gradients at their tokens, to their text, to their advantages as text."""
     laboratory = subject.stand_in()
     laboratory.sampler = replace(laboratory.sampler, turned=turned)  # type: ignore[call-arg]
     batch = subject.first_update(laboratory)
