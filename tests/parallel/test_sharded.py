@@ -26,6 +26,31 @@ WHOLE_ONLY = {
         "algorithm.grpo.prompts_per_step=3",
     ]
 }
+TALK = ["policy=tiny_untrained", "policy.hidden_size=16", "evaluation.num_prompts=8", "logger=[]", "threads=1", "num_steps=2"]
+TALK += ["task=guess", "algorithm=ppo", "task.credit=turn", "eval_every=2", "parallel.timeout=60"]
+FAULTY = """
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rlx.algorithm.custom_dpo import CustomDpo
+
+class OneRankDiverges(CustomDpo):
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        if os.environ["RANK"] == "1":
+            for term in output.terms.values():
+                term.values.data[0] = float("nan")
+        return output
+
+class Unseeded(CustomDpo):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        weights = torch.from_numpy(np.random.default_rng().random(len(batch)))
+        return batch.with_weights(**{**batch.weights, "preference": weights / weights.sum()})
+"""
 REFUSED = {
     "muon": ["optimizer=muon"],
     "adafactor": ["optimizer=adafactor"],
@@ -71,6 +96,12 @@ def done(place):
     (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = ["task=preference_file", f"task.path={place / 'pairs.jsonl'}", "optimizer.lr=0.01"]
     begin("reached", 2, "sharded", *pairs, "stop_at_score=0.9", "num_steps=50", "eval_every=1", without="task.max_operand=20")
+    for mode, ranks in (("alone", 1), ("replicated", 2), ("sharded", 2)):
+        where = [f"parallel={mode}"] if ranks > 1 else []
+        asked[f"talk_{mode}"] = Asked(ranks, [*TALK, *where, f"hydra.run.dir={place / f'talk_{mode}'}"])
+    (place / "faulty.py").write_text(FAULTY)
+    for name in ("OneRankDiverges", "Unseeded"):
+        begin(name, 2, "replicated", f"algorithm=faulty.{name}", "algorithm.pairs_per_step=8")
     return session(place, asked)
 
 
@@ -93,6 +124,17 @@ def test_a_policy_split_over_two_ranks_trains_like_one_process(place, done, name
 def test_two_ranks_with_whole_policies_train_like_one_process(place, done, name):
     assert [done[f"{name}_{how}"].code for how in ("alone", "replicated")] == [0, 0], done[f"{name}_replicated"].said
     close(metrics(place / f"{name}_alone"), metrics(place / f"{name}_replicated"))
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_conversations_give_the_numbers_of_one_process(place, done, how):
+    assert [done[f"talk_{how}"].code, done["talk_alone"].code] == [0, 0], done[f"talk_{how}"].said
+    alone, together = (metrics(place / f"talk_{one}")[-1] for one in ("alone", how))
+    assert alone["train/turns"] > 1
+    for key in ("train/loss", "train/grad_norm", "train/reward_mean", "train/turns", "eval/reward", "eval/kl", "eval/turns"):
+        assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-5), key
+    samples = [(place / f"talk_{one}" / "samples.jsonl").read_text() for one in ("alone", how)]
+    assert samples[0] == samples[1]
 
 
 @pytest.mark.parametrize("mode", ["replicated", "sharded"])
@@ -141,3 +183,17 @@ def test_ranks_end_together_when_time_is_over_or_a_score_is_reached(place, done)
     assert [line["step"] for line in metrics(place / "late")] == [0, 1]
     assert done["reached"].code == 0, done["reached"].said
     assert 0 < metrics(place / "reached")[-1]["step"] < 50
+
+
+def test_an_error_of_one_rank_is_raised_on_all_and_names_it(place, done):
+    assert done["OneRankDiverges"].code == 1, done["OneRankDiverges"].said
+    told = record(place / "OneRankDiverges")["error"]["message"]
+    assert told.startswith("step 1: rank 1: term")
+    assert "is not finite on 1 of 4 rows" in told
+    examples = (place / "OneRankDiverges" / "nonfinite_examples.jsonl").read_text().splitlines()
+    assert json.loads(examples[0])["prompt"]
+
+
+def test_draws_that_differ_between_ranks_are_refused(done):
+    assert done["Unseeded"].code == 1, done["Unseeded"].said
+    assert "draw of Unseeded gave rank 1 another batch than rank 0 (its weights.preference)" in done["Unseeded"].said

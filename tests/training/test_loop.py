@@ -38,20 +38,14 @@ def test_a_resumed_run_has_not_reached_a_score_before_it_is_evaluated():
     assert Loop._finished(loop, {"eval/score": -1.5})
 
 
-def start(directory, *arguments):
+def begin(directory, *words):
     environment = {**os.environ, "RLX_CACHE": str(directory / "cache"), "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "rlx",
-        "train",
-        *SMALL,
-        "num_steps=60",
-        "eval_every=null",
-        "checkpoint.keep_best=false",
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "rlx", "train", *words]
     return subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start(directory):
+    return begin(directory, *SMALL, "num_steps=60", "eval_every=null", "checkpoint.keep_best=false")
 
 
 def wait_for_steps(directory, count, process):
@@ -75,24 +69,18 @@ def unbroken(tmp_path_factory):
     return reproducible(run)
 
 
-@pytest.mark.parametrize("steps", [7, 30])
-def test_a_killed_run_resumes_to_the_metrics_of_the_unbroken_one(tmp_path, unbroken, steps):
+def test_a_run_that_is_killed_twice_resumes_to_the_metrics_of_the_unbroken_one(tmp_path, unbroken):
     process = start(tmp_path)
-    run = wait_for_steps(tmp_path, steps, process)
-    process.kill()
-    process.communicate()
-    resumed = subprocess.run(
-        [sys.executable, "-m", "rlx", "train", f"resume={run}"],
-        cwd=tmp_path,
-        env={**os.environ, "RLX_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    for steps in (7, 30):
+        run = wait_for_steps(tmp_path, steps, process)
+        process.kill()
+        process.communicate()
+        process = begin(tmp_path, f"resume={run}")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
     assert reproducible(run) == unbroken
     assert record(run)["status"] == "completed"
+    assert len(record(run)["resumed"]) == 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
