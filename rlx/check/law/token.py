@@ -88,9 +88,9 @@ def _unshifted(subject: Subject, ids: list[int], gradient: Tensor, start: int, l
     first = start + length
     completions = [tokens.tolist() for part in parts_of(batch) for group in part.sequences.completions for tokens in group]
     for tokens in sorted(completions, key=len, reverse=True):
-        if len(tokens) < 2 or ids[first : first + len(tokens)] != tokens:
-            continue
         last = first + len(tokens) - 1
+        if len(tokens) < 2 or ids[first : last + 1] != tokens or len(set(ids[last + 1 :])) > 1:
+            continue  # not this completion, or others follow in the row
         if bool(gradient[last].any()) and not bool(gradient[first - 1].any()):
             return broken(
                 "the prediction after the last token of a completion is learned, that of its first token is not: each token is "
