@@ -70,9 +70,9 @@ def examine(*, threads: int | None = None) -> Iterator[Fact]:
 
 def python_version() -> Fact:
     """Examine the version of Python and the platform."""
-    supported = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Fact(OK if supported else BAD, "python", found, "" if supported else "rlx needs Python 3.10 to 3.13")
+    return Fact(OK if supported else BAD, "python", found, "" if supported else "rlx needs Python 3.11 to 3.13")
 
 
 def packages() -> Fact:

@@ -75,7 +75,7 @@ def stamped_name(token: str) -> str:
 
 def utc_now() -> str:
     """The current time in UTC, in the format of records."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def truncate_lines(file: Path, step: int) -> None:

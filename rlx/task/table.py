@@ -290,11 +290,8 @@ def column(row: Mapping[str, Any], name: str, *, place: str, setting: str, mend:
 
 def file_hash(file: Path) -> str:
     """SHA-256 of the file's bytes."""
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def files_hash(files: Sequence[Path]) -> str:

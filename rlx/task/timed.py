@@ -280,7 +280,7 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     try:
         if waiting:
             loop.run_until_complete(cancelled(waiting))
-    except asyncio.TimeoutError:  # a task ignores its cancellation
+    except TimeoutError:  # a task ignores its cancellation
         pass
     finally:
         loop.close()

@@ -97,7 +97,7 @@ class _Process:
             problem = await asyncio.wait_for(complete, seconds)
         except BrokenPipeError:
             problem = "the tool ended its process"
-        except asyncio.TimeoutError:
+        except TimeoutError:
             problem = f"the tool gave no result within {seconds:g} s"
         finally:
             loop.remove_reader(file)
