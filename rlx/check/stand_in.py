@@ -350,7 +350,7 @@ class ChangedPairs(PairTokenizer):
 class StandInReference(Reference):
     """A reference that returns synthetic statistics without a gradient and counts its calls.
 
-    raised: key of a completion -> nats by which the log-probability of each of its tokens is higher.
+    raised: key of a completion -> nats by which the log-probability of its tokens is higher: a number, or [T].
     """
 
     @staticmethod
@@ -363,7 +363,7 @@ class StandInReference(Reference):
     numbers: Numbers
     dtype: torch.dtype
     calls: int
-    raised: dict[Key, float]
+    raised: dict[Key, float | np.ndarray]
     temperatures: set[float]
 
     def token_statistics(
@@ -376,9 +376,9 @@ class StandInReference(Reference):
         heat = {"token_logprobs": temperature}
         found = {name: given(self.numbers, "reference", name, sequences, heat.get(name, 1.0)).to(self.dtype) for name in names}
         if self.raised:
-            rows = zip(sequences.prompts, sequences.completions, strict=True)
-            by = torch.tensor([[self.raised.get(key_of(prompt, tokens), 0.0) for tokens in group] for prompt, group in rows])
-            found["token_logprobs"] = found["token_logprobs"] + by[..., None] * sequences.completion_mask / temperature
+            parts = [np.broadcast_to(self.raised.get(key, 0.0), len(key[1]) // ITEM) for key in keys_of(sequences)]
+            by = unflatten(torch.from_numpy(np.concatenate(parts)), sequences.token_mask)
+            found["token_logprobs"] = found["token_logprobs"] + by * sequences.completion_mask / temperature
         return TokenStatistics(**found)
 
     def logits(self, sequences: Sequences) -> Tensor:

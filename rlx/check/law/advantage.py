@@ -13,7 +13,18 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import Key, key_of, parts_of
 from rlx.check.finding import FAILED, Finding, broken, passed, skipped
-from rlx.check.law.credit import last_alone, misplaced, moves_earlier, never_learned, of_greedy, of_rewards, with_tokens
+from rlx.check.law.credit import (
+    credited_late,
+    last_places,
+    misplaced,
+    moves_earlier,
+    never_learned,
+    of_other_prompts,
+    of_rewards,
+    paid_and_expected,
+    subtracted_twice,
+    with_tokens,
+)
 from rlx.check.law.rounding import blown_up, listed, rounded_down
 from rlx.check.law.sampled import left_out_counts
 from rlx.check.subject import Laboratory, Subject, row_shown
@@ -110,11 +121,11 @@ def credit(subject: Subject) -> Finding:
     """A perfect critic leaves no advantage; an error at a token shows there and before, a reward at its completion's end."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("there is no critic")
-    of_tokens = of_greedy(subject) or of_rewards(subject)
+    of_tokens = of_other_prompts(subject) or of_rewards(subject)
     if of_tokens.status == FAILED:
         return of_tokens
     if Need.VALUES not in subject.needs:
-        return last_alone(subject, ZERO) or of_tokens
+        return credited_late(subject, ZERO) or of_tokens
     laboratory = subject.stand_in(spread=0.0, rewards=ZERO)
     part = _drawn(subject, laboratory, {})
     if part is None:
@@ -144,6 +155,8 @@ def credit(subject: Subject) -> Finding:
         what = f"a reward of 1 for {text!r}, {sizes[paid_row]} of {part.sequences.width} tokens,"
         if (said := misplaced(paid, paid_row, sizes[paid_row] - 1, what=what, text=text)) is not None:
             return _credit_broken(subject, part, paid_row, said)
+        if paid_row == row and (said := subtracted_twice(paid, spiked, row, last)) is not None:
+            return _credit_broken(subject, part, row, said)
         if paid_row == row:
             earlier.append(moves_earlier(paid, row, last))
     if not any(earlier):
@@ -161,6 +174,8 @@ def _critic_is_wrong(subject: Subject) -> Finding | None:
         if _drawn(subject, laboratory, {}) is None:
             return None
         batch = _said(subject, laboratory, reward)
+        if (said := paid_and_expected(with_tokens(batch), reward)) is not None:
+            return _credit_broken(subject, batch, 0, said)
         worst = max((float(part.advantages.abs().max()) for part in parts_of(batch) if len(part)), default=1.0)
         if worst <= EQUAL:
             break
@@ -209,7 +224,7 @@ def _misses_the_reward(subject: Subject) -> Finding | None:
         batch = _said(subject, laboratory, said)
         if len(batch) == 0:
             return None
-        last = _last_places(laboratory, batch, len(laboratory.policy.leaves["values"]))
+        last = last_places(laboratory.policy.places["values"], batch, len(laboratory.policy.leaves["values"]))
         found = [_critic_slope(subject, laboratory, batch, value) for value in (0.0, NEAR)]
         if not len(last) or not all(len(each) for each in found):
             return None
@@ -242,21 +257,6 @@ def _critic_slope(subject: Subject, laboratory: Laboratory, batch: Any, value: f
         leaf.fill_(value)
     gradient, _ = subject.gradient(laboratory, batch)
     return gradient[-len(leaf) :] if laboratory.policy.leaf_names[-1] == "values" else gradient[:0]
-
-
-def _last_places(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
-    """Return [N] the indices, in the critic's leaf, of the last tokens of completions that ended by themselves."""
-    places = laboratory.policy.places["values"]
-    found = []
-    for part in parts_of(batch):
-        finished = getattr(part, "finished", None)
-        for row, (prompt, group) in enumerate(zip(part.sequences.prompts, part.sequences.completions, strict=True)):
-            for column, tokens in enumerate(group):
-                place = places.get(key_of(prompt, tokens))
-                ended = finished is None or bool(finished[row, column])
-                if place is not None and len(tokens) and ended and place.stop <= size:
-                    found.append(place.stop - 1)
-    return torch.tensor(found, dtype=torch.long)
 
 
 def _credit_broken(subject: Subject, part: Any, row: int, wrong: str) -> Finding:

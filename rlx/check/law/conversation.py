@@ -173,9 +173,12 @@ def turns(subject: Subject) -> Finding:
             rewarded[number, place] = said == text
     moved = _moved(paid.advantages.double(), paid.turns)
     own = rewarded & (paid.turns == 0)
+    last = own & ~own.roll(-1, dims=-1)
     wrong = ""
     if not bool(moved[own].any()):
         wrong = "a reward of 1 for the first turn of a conversation does not move the advantage of that turn"
+    elif not bool(moved[last].any()):
+        wrong = "a reward of 1 for the first turn of a conversation does not move the advantage of the last token of that turn"
     elif bool(moved[paid.turns > 0].any()):
         wrong = "a reward of 1 for the first turn of a conversation moves the advantages of later turns"
     if wrong:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.check.batch import keys_of, parts_of
+from rlx.algorithm.base import Need
+from rlx.check.batch import Key, key_of, keys_of, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import recording
 from rlx.check.subject import Laboratory, Subject, row_shown
@@ -21,45 +22,59 @@ PAID = 3  # index of the rewarded token, with tokens before and after it
 PLACES = (1, PAID, 5)  # indices with equal distances
 RETURNS_MEND = "returns are summed from the end: rewards.flip(-1).cumsum(-1).flip(-1), discounted_returns(...)"
 DISCOUNT_MEND = "a discount is a power of the distance to the reward, gamma ** (s - t), not of the place in the completion"
+OTHERS = {  # is a completion greedy? -> what it does, and the mend
+    True: (
+        "a greedy completion that is rewarded by 1 more lowers",
+        "a greedy baseline is of the batch's own prompts, in their order: greedy_rewards(lab, batch.prompts)",
+    ),
+    False: (
+        "completions of one prompt that are all rewarded by 1 more lower",
+        "means are of the groups that a batch holds: after batch.take(rows) they are mean[rows], not mean[: len(rows)]",
+    ),
+}
 EQUAL = 1e-9
 CLOSE = 1e-5  # relative to the largest advantage
-MOST_PROMPTS = 3  # prompts whose greedy completions are tried
+MOST_PROMPTS = 4  # prompts whose completions are tried, greedy ones and sampled ones
 ENOUGH = 3  # completions that show whether a token is ever learned
 MEAN = 0.6  # more than the share of one greedy reward in a mean over two or more prompts
 
 
-def of_greedy(subject: Subject) -> Finding | None:
-    """Return a finding if the greedy completion of one prompt is the baseline of another prompt's rows."""
+def of_other_prompts(subject: Subject) -> Finding | None:
+    """Return a finding if the greedy completion, or the mean reward, of one prompt is the baseline of another prompt's rows."""
     laboratory = subject.stand_in(spread=0.0)
     laboratory.sampler = sampler = recording(laboratory.sampler)
     batch = subject.draw(laboratory)
-    greedy = dict.fromkeys(prompt.tobytes() for draw, _ in sampler.calls or () if draw.greedy for prompt in draw.prompts)
+    asked_for = dict.fromkeys((prompt.tobytes(), draw.greedy) for draw, _ in sampler.calls or () for prompt in draw.prompts)
     usual = getattr(batch, "advantages", None)
-    if not greedy or not isinstance(usual, Tensor) or usual.shape[:1] != (len(batch),):
+    if not isinstance(usual, Tensor) or usual.shape[:1] != (len(batch),):
         return None
     texts = {subject.policy.encode_prompt(each.text, each.tools).tobytes(): each.text for each in subject.small_task.prompts()}
     prompts = [prompt.tobytes() for prompt in batch.sequences.prompts]
-    for asked in [prompt for prompt in greedy if prompt in texts and {prompt} != set(prompts)][:MOST_PROMPTS]:
+    known = [each for each in asked_for if each[0] in texts and {each[0]} != set(prompts)]
+    greedily, sampled = ([each for each in known if each[1] == greedy] for greedy in (True, False))
+    sampled = [] if Need.VALUES in subject.needs or usual.ndim > 2 else sampled[:: -(-len(sampled) // MOST_PROMPTS) or 1]
+    for asked, greedy in (*greedily[:MOST_PROMPTS], *sampled):
         other = subject.draw(subject.stand_in(spread=0.0, rewards={"favoured": texts[asked]}))
         if keys_of(other.sequences) != keys_of(batch.sequences):  # rewards select the groups of a batch
             continue
         by = (other.advantages - usual).flatten(1).amax(dim=1)
-        rows = [row for row, prompt in enumerate(prompts) if prompt != asked and float(by[row]) < -MEAN]
-        if rows:
-            lower = f"{-float(by[rows[0]]):.2g}"
+        others = [row for row, prompt in enumerate(prompts) if prompt != asked]
+        rows = [row for row in others if float(by[row]) < -MEAN]
+        if rows and (greedy or any(abs(float(by[row])) < EQUAL for row in others)):  # a baseline of all prompts lowers all rows
+            lower, (what, mend) = f"{-float(by[rows[0]]):.2g}", OTHERS[greedy]
             shown = repr(subject.policy.decode(np.frombuffer(asked, dtype=np.int64)))
             return broken(
-                f"a greedy completion that is rewarded by 1 more lowers the advantages of another prompt by {lower}",
+                f"{what} the advantages of another prompt by {lower}",
                 number=f"-{lower}",
                 where="draw",
-                example=f"the greedy completion of {shown}; {row_shown(subject, batch, rows[0])}",
-                mend="a greedy baseline is of the batch's own prompts, in their order: greedy_rewards(lab, batch.prompts)",
+                example=f"completions of {shown}; {row_shown(subject, batch, rows[0])}",
+                mend=mend,
             )
     return None
 
 
 def of_rewards(subject: Subject) -> Finding:
-    """Test that a reward changes the advantages of tokens before it, and those of nearer tokens by at least as much."""
+    """Test that a reward changes the advantages of tokens near before it by at least as much as those of tokens far before it."""
     found = [getattr(subject.algorithm, item.name) for item in fields(subject.algorithm)]
     advantage = next((each for each in found if isinstance(each, TokenAdvantage) and not each.requires), None)
     if advantage is None:
@@ -69,14 +84,6 @@ def of_rewards(subject: Subject) -> Finding:
         return skipped("advantages are not linear in the rewards of a completion")
     shown = ", ".join(f"{value:.3g}" for value in effect.tolist())
     example = f"a reward of 1 at token {PAID + 1} of {len(effect)} changes their advantages by {shown}"
-    before, after = effect[:PAID], effect[PAID + 1 :]
-    if bool(after.abs().gt(EQUAL).any()) and not bool(before.abs().gt(EQUAL).any()):
-        return broken(
-            "a reward moves the advantages of later tokens, and none of those that led to it",
-            where="draw, in its advantage",
-            example=example,
-            mend=RETURNS_MEND,
-        )
     steps = effect[1 : PAID + 1] - effect[:PAID]
     if bool((steps < -EQUAL).all()):
         return broken(
@@ -103,30 +110,37 @@ def of_rewards(subject: Subject) -> Finding:
     return passed("1 reward")
 
 
-def last_alone(subject: Subject, zero: Mapping[str, Any]) -> Finding | None:
-    """Return a finding if, without a critic, a reward changes only the advantage of the completion's last token.
+def credited_late(subject: Subject, zero: Mapping[str, Any]) -> Finding | None:
+    """Return a finding if, without a critic, a reward or a KL to the reference moves no advantage before its own token.
 
-    zero: the settings of `stand_in_task` with which every reward is 0.
+    A KL may move that of its own token alone. zero: the settings of `stand_in_task` with which every reward is 0.
     """
     usual = with_tokens(subject.draw(subject.stand_in(spread=0.0, rewards=zero)))
     if usual is None:
         return None
-    sizes = [len(group[0]) for group in usual.sequences.completions]
-    row = max(range(len(usual)), key=sizes.__getitem__)
-    text = subject.sampler.text(subject.policy, usual.sequences.completions[row][0])
-    paid = with_tokens(subject.draw(subject.stand_in(spread=0.0, rewards={**zero, "rewarded": text})))
-    if paid is None or sizes[row] < 2 or paid.advantages.shape != usual.advantages.shape:
-        return None
-    moved = (paid.advantages - usual.advantages)[row, 0][usual.sequences.completion_mask[row, 0]].abs() > CLOSE
-    if not bool(moved[-1]) or bool(moved[:-1].any()):
-        return None
-    return broken(
-        f"a reward of 1 moves the advantage of the last of {sizes[row]} tokens, and of none that led to it",
-        number=f"1 of {sizes[row]} tokens",
-        where="draw",
-        example=row_shown(subject, usual, row),
-        mend=RETURNS_MEND,
-    )
+    row = max(range(len(usual)), key=lambda row: len(usual.sequences.completions[row][0]))
+    tokens = usual.sequences.completions[row][0]
+    text, size = subject.sampler.text(subject.policy, tokens), len(tokens)
+    for what, place, rewarded in (
+        (f"a reward of 1 moves the advantage of the last of {size} tokens", size - 1, {"rewarded": text}),
+        (f"a KL to the reference moves the advantages of later ones of {size} tokens", size // 2, {}),
+    ):
+        laboratory = subject.stand_in(spread=0.0, rewards={**zero, **rewarded})
+        if not rewarded:
+            laboratory.reference.raised = {key_of(usual.sequences.prompts[row], tokens): np.eye(1, size, place)[0]}
+        paid = with_tokens(subject.draw(laboratory))
+        if paid is None or place < 1 or paid.advantages.shape != usual.advantages.shape:
+            return None
+        moved = (paid.advantages - usual.advantages)[row, 0, :size].abs() > CLOSE
+        if bool(moved[min(place + 1, size - 1) :].any()) and not bool(moved[:place].any()):
+            return broken(
+                f"{what}, and of none that led to it",
+                number=f"{int(moved.sum())} of {size} tokens",
+                where="draw",
+                example=row_shown(subject, usual, row),
+                mend=RETURNS_MEND,
+            )
+    return None
 
 
 def with_tokens(batch: Any) -> Any:
@@ -193,6 +207,49 @@ def misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | No
             "what the critic expects after a token is taken from another place"
         )
     return None
+
+
+def subtracted_twice(paid: Any, spiked: Any, row: int, last: int) -> str | None:
+    """Return what is wrong if a critic's error at a completion's last token weighs more there than a reward.
+
+    paid, spiked: the parts of two draws, with a reward of 1 there, and with a value that is 1 too high; all else is 0.
+    """
+    raised, lowered = (float(part.advantages[row, 0, last]) for part in (paid, spiked))
+    whitened = any(bool(part.advantages[part.sequences.completion_mask].median() != 0) for part in (paid, spiked))
+    if whitened or abs(raised - 1) > CLOSE or lowered >= -1 - CLOSE:
+        return None
+    return (
+        f"a reward of 1 raises the advantage of the last token by 1, and a critic that expects 1 too much there lowers it by "
+        f"{-lowered:.3g}: its value is subtracted more than once"
+    )
+
+
+def paid_and_expected(part: Any, reward: float) -> str | None:
+    """Return what is wrong if a critic that says the reward of all completions leaves advantages, but none at last tokens."""
+    if part is None or not reward or not bool((mask := part.sequences.completion_mask).any()):
+        return None
+    ahead = torch.cat([mask[..., 1:], torch.zeros_like(mask[..., :1])], dim=-1)
+    earlier, last = part.advantages[mask & ahead].double(), part.advantages[mask & ~ahead].double()
+    if bool((last.abs() > CLOSE).any()) or not bool((earlier > CLOSE).any()) or bool((earlier < -CLOSE).any()):
+        return None
+    return (
+        f"every reward is {reward:g} and the critic says so, but tokens before the last get advantages of up to "
+        f"{float(earlier.max()):.2g}: a reward and the value that expects it are added"
+    )
+
+
+def last_places(places: Mapping[Key, slice], batch: Any, size: int) -> Tensor:
+    """Return [N] the indices, in the critic's leaf, of the last tokens of completions that ended by themselves."""
+    found = []
+    for part in parts_of(batch):
+        finished = getattr(part, "finished", None)
+        for row, (prompt, group) in enumerate(zip(part.sequences.prompts, part.sequences.completions, strict=True)):
+            for column, tokens in enumerate(group):
+                place = places.get(key_of(prompt, tokens))
+                ended = finished is None or bool(finished[row, column])
+                if place is not None and len(tokens) and ended and place.stop <= size:
+                    found.append(place.stop - 1)
+    return torch.tensor(found, dtype=torch.long)
 
 
 def moves_earlier(part: Any, row: int, last: int) -> bool:

@@ -22,6 +22,7 @@ MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # nats a token between the p
 MOST = 10.0  # nats of a whole completion, below usual guards of exp against overflow
 NEARBY = (-0.25, 0.25)  # nats a token between the policy and its sampler
 WITHIN = 0.15  # nats, within usual clip ranges
+CLOSE = 0.05  # nats, within them even for the square of a ratio
 FAR = 0.9  # nats, beyond usual clip ranges
 DEPTH = 3.5  # nats by which all log-probabilities are lower, so that they can rise and stay below 0
 LARGE = 4.0  # the smallest positive advantage when advantages are scaled up
@@ -56,14 +57,16 @@ def clip(subject: Subject) -> Finding:
         return skipped("the loss does not read token log-probabilities through the policy")
     start = _slopes(subject, laboratory, batch, 0.0)
     slopes = {way * move: _slopes(subject, laboratory, batch, way * move) for move in MOVES for way in (1, -1)}
-    near = [_slopes(subject, laboratory, batch, move) for move in (-WITHIN, WITHIN)]
-    if (found := _idle_on_policy(subject, laboratory, batch, start, [*near, *slopes.values()])) is not None:
+    near = {move: _slopes(subject, laboratory, batch, move) for move in (-WITHIN, WITHIN, -CLOSE, CLOSE)}
+    if (found := _idle_on_policy(subject, laboratory, batch, start, [*near.values(), *slopes.values()])) is not None:
         return found
     if (product := _clips_the_product(subject, laboratory, batch, start)) is not None:
         return product
     if (awry := _weighed_awry(subject, laboratory, batch, start, near, slopes)) is not None:
         return awry
-    if (lost := _lost(subject, laboratory, batch, start, slopes)) is not None:
+    if (away := _drifts(subject, laboratory, batch, start, slopes)) is not None:
+        return away
+    if (lost := _lost(subject, laboratory, batch, start, near | slopes)) is not None:
         return broken(
             f"tokens that went {abs(lost.move):g} nats the wrong way {lost.what}",
             number=f"{int(lost.tokens.sum())} tokens",
@@ -90,7 +93,7 @@ def _lost(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, s
                 lengths[places] = float(len(places))
     gone_before = torch.zeros(len(start), dtype=torch.bool)  # stopped on the right side at a smaller move
     faded = {way: torch.zeros(len(start), dtype=torch.bool) for way in (1, -1)}  # 0 only by rounding: a smooth gate
-    for move in MOVES:
+    for move in (WITHIN, *MOVES):
         reached = learning & (move * lengths <= MOST)
         gone = {way: reached & (slopes[way * move] == 0) for way in (1, -1)}
         right = torch.where(rises, gone[1], gone[-1])
@@ -205,14 +208,14 @@ def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, sta
 
 
 def _weighed_awry(
-    subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, near: list[Tensor], slopes: dict[float, Tensor]
+    subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, near: dict[float, Tensor], slopes: dict[float, Tensor]
 ) -> Finding | None:
     """Return a finding if a token's weight is the square of its ratio, or is bounded from below but not from above."""
     learning = start != 0
     if not bool(learning.any()):
         return None
     weights = {move: (slope / start)[learning] for move, slope in slopes.items()}
-    within = {move: (slope / start)[learning] for move, slope in zip((-WITHIN, WITHIN), near, strict=True)}  # no cap is active
+    within = {move: (near[move] / start)[learning] for move in (-CLOSE, CLOSE)}  # no cap is active
     squares = all(bool((weight * math.exp(-2 * move) - 1).abs().lt(ONE).all()) for move, weight in within.items())
     if squares and bool((_slopes_of_ratios(subject, laboratory, batch, MOVES[0]) / start - 1)[learning].abs().lt(ONE).all()):
         return broken(
@@ -250,6 +253,24 @@ def _has_a_floor(weights: dict[float, Tensor]) -> bool:
     """Whether weights (move -> weights) are 1 for all moves down and proportional to the ratio at large moves up."""
     rising = weights[MOVES[-1]] / weights[MOVES[-2]] / math.exp(MOVES[-1] - MOVES[-2])
     return all(bool((weight - 1).abs().lt(ONE).all()) for weight in (*(weights[-move] for move in MOVES), rising))
+
+
+def _drifts(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, slopes: dict[float, Tensor]) -> Finding | None:
+    """Return a finding if each token is driven on wherever it went, so that some that went the wrong way go further."""
+    if any(bool((move * (slope - start)[start != 0] > 0).any()) for move, slope in slopes.items()):
+        return None
+    for move, slope in slopes.items():
+        astray = (slope * start < 0) & (move * start > 0)
+        if bool(astray.any()):
+            return broken(
+                f"{abs(move):g} nats from the sampler every token is driven further away than where the policy is its sampler, "
+                "some of them against their advantage: distance is rewarded",
+                number=f"{int(astray.sum())} tokens",
+                where="compute_loss",
+                example=_token_shown(subject, laboratory, batch, _Lost(astray, move, ""), start),
+                mend="a penalty on the distance from the sampler enters the loss with a plus: + tau / 2 * log_ratio ** 2",
+            )
+    return None
 
 
 def _signs(laboratory: Laboratory, batch: Any, size: int) -> Tensor:

@@ -22,6 +22,8 @@ MOST_PAIRS = 6  # pairs whose rejected completion gets a higher reward
 EQUALLY = -1.1  # log-probability of every token when all are equally likely
 LIKELY = -0.1  # log-probability of every token when all are likely
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
+BEHIND = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # the same, short of it
+TURNED = 0.1  # of a slope, against its sign
 SETTLED, DEEP = 1e4, 200.0  # the same after a pair is fully learned; nats a token by which both sides are below the reference
 # side, sign of its correct slope, effect of a slope of the other sign, and words of the message about it
 ASTRAY = (
@@ -58,14 +60,17 @@ def preferred(
             number="0",
             where="compute_loss",
             example=row_shown(subject, part, 0),
-            mend="a hinge needs a margin that is asked for: relu(margin_wanted - beta * margin)",
+            mend="a hinge needs a margin that is asked for: relu(margin_wanted - beta * margin); of a curve, look for a sign: "
+            "exp(z) + z rises at 0, exp(z) - z is flat there",
         )
     if begins and not labelled and (turned := _term_astray(subject, laboratory, batch, part)) is not None:
         return turned
     if sum(each) < 0 and (astray_later := _given_up(subject, laboratory, batch, part)) is not None:
         return astray_later
-    if sum(each) < 0 and not labelled and (astray_later := _turns_when_settled(subject, laboratory, batch, part)) is not None:
-        return astray_later
+    if sum(each) < 0 and not labelled:
+        settled = _turns_when_settled(subject, laboratory, batch, part)
+        if (later := settled or _turns_behind(subject, laboratory, batch, part, each)) is not None:
+            return later
     if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # the laws tokens and falls report no gradient
         return f"{sum(each):.1e}"
     _, figures = subject.gradient(laboratory, batch)
@@ -295,3 +300,25 @@ def _turns_when_settled(subject: Subject, laboratory: Laboratory, batch: Any, pa
         example=row_shown(subject, part, 0),
         mend="a likelihood of chosen completions enters the loss with a minus: - weight * chosen_logprob",
     )
+
+
+def _turns_behind(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, begin: list[float]) -> Finding | None:
+    """Return a finding if pairs that the policy ranks in the wrong order are taught to rank them worse.
+
+    begin: the slope of the loss along chosen up, rejected down, of each pair where the policy is its reference.
+    """
+    for by in BEHIND:
+        groups = completion_gradients(laboratory, part, _leaning(subject, laboratory, batch, part, side=1, by=by)[1])
+        slopes = [float(chosen.sum() - rejected.sum()) for chosen, rejected in groups]
+        turned = [row for row, slope in enumerate(slopes) if slope > max(FLAT, -TURNED * begin[row]) and begin[row] < 0]
+        if turned:
+            return broken(
+                f"where the policy prefers the rejected completion by {by:g} nats a token, preferring it more lowers the loss of "
+                f"{len(turned)} of {len(slopes)} pairs (slope {slopes[turned[0]]:+.2e}, it must be negative), though not where "
+                "the policy is its reference",
+                number=f"{slopes[turned[0]]:+.1e}",
+                where="compute_loss",
+                example=row_shown(subject, part, turned[0]),
+                mend="look for a factor or a target that is made of the margin itself and carries a gradient: stop_gradient(...)",
+            )
+    return None

@@ -45,6 +45,8 @@ def reference(subject: Subject) -> Finding:
         unread = abs(theirs[side]) <= UNREAD < abs(theirs[1 - side])
         if abs(ours[side]) <= UNREAD or not (unread or ours[side] * theirs[side] > UNREAD**2):
             continue
+        if _is_in_a_constant(subject, laboratory, batch, pairs, side, ours[side], theirs[side]):
+            continue
         what = "change nothing, those of the other side do" if unread else "move the loss the same way as the policy's"
         return broken(
             f"the reference's log-probabilities of {name} completions {what}",
@@ -86,6 +88,18 @@ def _reference_slope(
         twin.raised = {key_of(prompt, group[side]): raised for prompt, group in rows}
         losses.append(float(subject.algorithm.compute_loss(laboratory.policy, twin, batch).loss.detach()))
     return (losses[1] - losses[0]) / (2 * by)
+
+
+def _is_in_a_constant(
+    subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], side: int, ours: float, theirs: float
+) -> bool:
+    """Whether the reference is subtracted only from what the loss holds constant of the policy (an adaptive target, say)."""
+    leaf, losses = laboratory.policy.leaves["token_logprobs"], []
+    places = torch.cat([g[side] for part in pairs for g in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
+    for by in (-NUDGED, NUDGED):
+        with at(leaf, leaf.detach()[places] + by, places):
+            losses.append(float(subject.loss(laboratory, batch).loss.detach()))
+    return abs((losses[1] - losses[0]) / (2 * NUDGED) - ours + theirs) < AVERAGED * abs(theirs)
 
 
 def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], gradient: Tensor) -> Finding | None:

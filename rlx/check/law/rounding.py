@@ -63,9 +63,11 @@ def blown_up(subject: Subject) -> Finding | None:
         return None
     part, advantages = found
     row = int(advantages.abs().amax(dim=1).argmax())
+    equal = bool((part.rewards[row] == part.rewards[row, 0]).all())
+    what = "equal rewards of a group give" if equal else "a reward of 1 among others of 0 gives"
     return broken(
-        f"a reward of 1 among others of 0 gives an advantage of {largest:.2g}: it is divided by a deviation that is 0 there, but "
-        "for its epsilon",
+        f"{what} an advantage of {largest:.2g}: it is divided by a deviation that is 0 there, but for its epsilon"
+        + ", and is not 0 itself" * equal,
         number=f"{largest:.2g}",
         where="draw",
         example=f"rewards {listed(part.rewards[row])} -> advantages {listed(advantages[row])}",

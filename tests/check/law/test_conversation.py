@@ -109,6 +109,14 @@ class PaysTheNextTurn(CustomGrpo):
         return super()._advantages(lab, replace(batch, token_rewards=late), rewards)
 
 
+class PaysWhatComesAfter(CustomGrpo):
+    """Leaves the reward at a token out of the return of that token."""
+
+    def _advantages(self, lab, batch, rewards):
+        to_come = batch.token_rewards.sum(dim=-1, keepdim=True) - batch.token_rewards.cumsum(dim=-1)
+        return {"advantages": (to_come - to_come.mean(dim=1, keepdim=True)) * batch.loss_mask}
+
+
 @pytest.mark.parametrize("name", ["grpo", "online_dpo", "ppo", "reinforce_plus_plus"])
 def test_shipped_algorithms_learn_no_word_of_the_environment(name):
     assert failed(rlx.load("algorithm", name), "context") == {}
@@ -142,6 +150,8 @@ def test_tokens_of_the_environment_that_are_learned_are_named():
 def test_a_reward_that_the_next_turn_gets_is_named():
     finding = failed(PaysTheNextTurn(**HYPERPARAMETERS), "turns", credit="turn")["turns"]
     assert "moves the advantages of later turns" in finding.wrong
+    finding = failed(PaysWhatComesAfter(**HYPERPARAMETERS), "turns", credit="turn")["turns"]
+    assert "does not move the advantage of the last token of that turn" in finding.wrong
 
 
 def test_single_answers_have_no_conversations_to_look_at():
