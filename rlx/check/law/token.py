@@ -29,7 +29,8 @@ _MASK_MEND = "compare completion_mask with the weights: one of them is shifted o
 def prompt(subject: Subject) -> Finding:
     """No gradient reaches predictions of prompt tokens or a critic's values there; only completions are learned."""
     laboratory = subject.real(moved=True)
-    laboratory.policy.forward_choice = replace(laboratory.policy.forward_choice, gathers_before_head=False)  # all logits
+    choice = laboratory.policy.forward_choice.with_plain_rows()
+    laboratory.policy.forward_choice = replace(choice, gathers_before_head=False)  # all logits, of one completion a row
     batch = subject.first_update(laboratory)[FEW_ROWS]
     if (found := _cut_elsewhere(subject, batch)) is not None:
         return found
