@@ -193,7 +193,6 @@ FAULTY = [
     (actor_critic(baseline_twice()), "credit", "lowers it by 2: its value is subtracted more than once"),
     (CostsOfThePast(), "credit", "a KL to the reference moves the advantages of later ones"),
     (MeansOfAll(), "credit", "rewarded by 1 more lower the advantages of another prompt by 1"),
-    (OneSize(), "update", "kl_coef = 0.2 for 0.1 makes the term kl 2 times as large and changes no update"),
 ]
 SOUND = [
     (with_loss(beta_is_constant()), ["direction"]),

@@ -295,18 +295,8 @@ def _weighs_again(subject: Subject) -> Finding | None:
         by_gradient = moved_by(subject, RATES[1], factors=small | dict.fromkeys(scaled, factor * TINY))[0]
         by_value = moved_by(twin, RATES[1], factors=small)[0]
         least = SAME * float(by_gradient.norm())
-        if float((by_gradient - as_it_is).norm()) <= least:  # normalised gradients: their coefficient is given to them again
-            if float((by_value - as_it_is).norm()) <= least and len(scaled) < len(before):
-                return broken(
-                    f"{name} = {other:g} for {value:g} makes the term {min(scaled)} {factor:g} times as large and changes no "
-                    "update: a gradient that is divided by its own size has lost its coefficient",
-                    number="1",
-                    where="update_policy",
-                    mend=f"multiply what has been brought to one size by its weight, self.{name}, before it is added",
-                )
-            continue
-        if float((by_gradient - by_value).norm()) <= least:
-            continue
+        if float((by_gradient - as_it_is).norm()) <= least or float((by_gradient - by_value).norm()) <= least:
+            continue  # normalised gradients must be multiplied by their coefficient again
         return broken(
             f"{name} = {other:g} for {value:g} moves the policy otherwise than a gradient of {', '.join(sorted(scaled))} that is "
             f"{factor:g} times as large: the coefficient counts twice",
