@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, Need, require_complete
 from rlx.config.targets import with_run_loss
-from rlx.data.stores import PairStore, TokenStore
+from rlx.data.pair_store import PairStore
+from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
 from rlx.garbage import search_as_usual
 from rlx.loss.policy_gradient.base import PolicyGradientFormula, PolicyGradientLoss

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlx.data.cut import MEANT, REMARKS
+from rlx.data.remarks import MEANT, REMARKS
 from rlx.data.stores import TokenStore
 from rlx.data.tokenized import DROPPED, TokenizedPairs
 from rlx.data.tokens import TextEncoder

@@ -44,7 +44,7 @@ class Written:
 
     text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of the assistant's turns.
     closed: whether the last turn ends with an end-of-generation token; else one must be added. remarks: keys of REMARKS (see
-    rlx.data.cut), differences from the data. refused: a key of REFUSED and a detail; empty for a safe example.
+    rlx.data.remarks), differences from the data. refused: a key of REFUSED and a detail; empty for a safe example.
     apart: the completion must not merge with the prompt: it begins with text that is not in the data, or within a word that the
     prompt cuts, or one token would span both.
     """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlx.data.turns import content_of, is_prefilled, with_arguments
 from rlx.errors import ConfigError, DataError
+from rlx.interrupt import handled
 
 if TYPE_CHECKING:
     from rlx.task.base import Message
-import contextlib
-import os
-import signal
-import threading
-from collections.abc import Iterator
-
-from rlx.interrupt import handled
 
 # For tokenizers without a chat template, such as a base model's. Message text begins on a new line: most tokenizers would merge
 # a space before it with its first word, and the sampled prompt would have different tokens.
@@ -52,7 +49,7 @@ _STATISTICS = Path("/proc/self/statm")
 _limits = threading.RLock()  # the limit applies to the process: two threads that set it would reset each other's
 
 
-@contextlib.contextmanager
+@contextmanager
 def bounded_memory(size: int) -> Iterator[None]:
     """Let this process grow by at most `size` bytes; larger allocations raise MemoryError. No limit if /proc does not exist.
 
@@ -74,7 +71,7 @@ def bounded_memory(size: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-@contextlib.contextmanager
+@contextmanager
 def bounded_time(seconds: float) -> Iterator[None]:
     """Raise TimeoutError after this many seconds of CPU time. No limit outside the main thread."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):

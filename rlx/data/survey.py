@@ -20,7 +20,7 @@ from rlx.data.cautions import (
     squashed,
     tried_rewards,
 )
-from rlx.data.cut import REMARKS
+from rlx.data.remarks import REMARKS
 from rlx.data.tokenized import DROPPED, TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError

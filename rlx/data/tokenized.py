@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.data.cut import REFUSED
 from rlx.data.pair_tokens import PairTokens
+from rlx.data.remarks import REFUSED
 from rlx.data.sequences import Sequences
 from rlx.data.stores import TokenStore
 from rlx.data.tokens import TextEncoder
@@ -50,7 +50,7 @@ class TokenizedPairs:
 
     sequences: G = 2. index: int64 [number kept], the index of each pair in the task.
     dropped: reason -> number of pairs left out. truncated: number of prompts that lost their beginning.
-    remarks: key of rlx.data.cut.REMARKS -> number of pairs with this difference from the data.
+    remarks: key of rlx.data.remarks.REMARKS -> number of pairs with this difference from the data.
     shown: reason or remark -> the first pair concerned, and the chat template's message about it.
     scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
     recurs: the pairs belong to a task and are drawn repeatedly, so that results for them are worth caching.

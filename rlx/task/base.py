@@ -119,7 +119,7 @@ class Task(Ranged):
     max_new_tokens: int = count()
 
     def keep_in(self, store: Any) -> None:
-        """Set the rlx.data.stores.PairStore in which the task may cache pairs for later runs."""
+        """Set the rlx.data.pair_store.PairStore in which the task may cache pairs for later runs."""
 
     @property
     def has_pairs(self) -> bool:

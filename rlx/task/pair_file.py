@@ -24,7 +24,7 @@ from rlx.task.messages import as_text, before_answer, with_system
 from rlx.task.table import AbsentError, column
 
 if TYPE_CHECKING:
-    from rlx.data.stores import PairStore
+    from rlx.data.pair_store import PairStore
 
 _LEAST_KEPT, _MOST_KEPT = 2**21, 2**29  # range of file sizes, in bytes, whose pairs are cached for later runs
 SPEAKER = "\n\nAssistant:"  # in transcripts such as Anthropic's HH

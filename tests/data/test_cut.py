@@ -1,13 +1,11 @@
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import rlx.data
-from rlx.data.cut import REFUSED, REMARKS, cutting_marks
+from rlx.data.cut import cutting_marks
 from rlx.data.pair_tokens import PairTokens
 from rlx.data.tokens import TextEncoder
 from tests.data.test_conversation import FAMILIES, assistant, encoder_of, user
@@ -104,16 +102,3 @@ def test_a_tokenizer_that_begins_every_text_alike_is_asked_for_whole_texts():
     alone = replace(text, tokenizer=first)
     vars(alone)["_cutting_marks"] = ()
     assert made.equals(PairTokens.of(alone, rows))
-
-
-SOURCE = "".join(file.read_text() for file in Path(rlx.data.__path__[0]).glob("*.py") if file.name != "cut.py")
-
-
-def test_each_remark_has_a_bit_of_32():
-    assert len(REMARKS) < 32
-    assert not REMARKS.keys() & REFUSED.keys()
-
-
-@pytest.mark.parametrize("reason", [*REMARKS, *REFUSED])
-def test_what_can_be_said_of_an_example_is_said_somewhere(reason):
-    assert f'"{reason}"' in SOURCE

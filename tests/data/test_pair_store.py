@@ -4,8 +4,9 @@ import logging
 import pytest
 import torch
 
-from rlx.data import stores
-from rlx.data.stores import PairStore, TensorStore, TokenStore
+from rlx.data import pair_store
+from rlx.data.pair_store import PairStore
+from rlx.data.stores import TensorStore, TokenStore
 from rlx.data.tokenized import TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
@@ -45,7 +46,7 @@ def test_pairs_come_back_as_they_were(tmp_path):
 
 def test_what_other_code_has_packed_is_not_read(tmp_path, monkeypatch):
     PairStore(tmp_path).write(NAME, (ALL,), None)
-    monkeypatch.setattr(stores, "_own_source", lambda: "another way of packing")
+    monkeypatch.setattr(pair_store, "_source", lambda: "another way of packing")
     assert PairStore(tmp_path).read(NAME) is None
 
 
@@ -57,7 +58,7 @@ def test_values_that_json_does_not_give_back_are_not_kept(tmp_path, value):
 
 
 def test_a_file_of_another_form_is_said(tmp_path, caplog):
-    TensorStore(tmp_path, "rows").write(stores._named(NAME), {"text": torch.zeros(3, dtype=torch.uint8)})
+    TensorStore(tmp_path, "rows").write(pair_store._named(NAME), {"text": torch.zeros(3, dtype=torch.uint8)})
     with caplog.at_level(logging.WARNING, "rlx"):
         assert PairStore(tmp_path).read(NAME) is None
     assert "read again" in caplog.text

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rlx.data.pair_tokens import in_processes, num_processes
+from rlx.data.processes import in_processes, num_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
 
@@ -49,7 +49,7 @@ def test_a_process_that_fails_or_dies_leaves_it_to_the_caller(fault):
 
 
 def test_a_process_that_stands_still_leaves_it_to_the_caller_and_is_said(monkeypatch, caplog):
-    monkeypatch.setattr("rlx.data.pair_tokens._STALLED", 0.5)
+    monkeypatch.setattr("rlx.data.processes._STALLED", 0.5)
     assert in_processes(lambda number: time.sleep(600) if number == 5 else number, list(range(20)), 2) is None
     assert "for 0.5 s; continuing with one process" in caplog.text
     assert no_child_is_left()
@@ -107,7 +107,7 @@ def test_where_no_thread_can_be_made_the_caller_works(monkeypatch, refused):
 
 SIGNALLED = """
 import os, signal
-from rlx.data.pair_tokens import in_processes
+from rlx.data.processes import in_processes
 
 def raised(number, frame):
     raise KeyboardInterrupt
