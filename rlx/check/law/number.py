@@ -204,6 +204,7 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
         return None  # the algorithm refuses such numbers
     except Exception as error:
         if name == EMPTY:
+            subject.untried.append(f"{name}, for which it raises ({type(error).__name__}: {error})")
             return None
         said, place = f"{type(error).__name__}: {error}, for {name}", users_place(error)
     if not said:
