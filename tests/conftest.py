@@ -8,7 +8,7 @@ composing.install()
 
 TESTS = Path(__file__).parent
 LONG = (  # files that take a process half a minute or more: begun first, or one worker ends with them while the other waits
-    "parallel/test_ranks.py",
+    "parallel/test_distributed.py",
     "test_readme.py",
     "parallel/test_sharded.py",
     "parallel/test_runs.py",

@@ -92,8 +92,8 @@ def command_line() -> None:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # a second Ctrl-C, while the first was seen to
         code = ExitCode.INTERRUPTED
-    if "rlx.parallel.ranks" in sys.modules:
-        from rlx.parallel.ranks import end_process
+    if "rlx.parallel.distributed" in sys.modules:
+        from rlx.parallel.distributed import end_process
 
         end_process(code)
     gc.freeze()  # the interpreter's last garbage collection would spend a second on torch's objects

@@ -6,6 +6,7 @@ as one ends and turns every exit code except 0 into 1; here a stopped run ends w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -248,3 +249,11 @@ def _started(number: int, command: Sequence[str], variables: Mapping[str, str], 
         start_new_session=True,
     )
     return Rank(number, process, log)
+
+
+def tell_record(directory: os.PathLike[str]) -> None:
+    """Report the record's directory to the process that started the ranks."""
+    number = os.environ.pop(RECORD, None)
+    if number is not None:
+        with contextlib.suppress(OSError), os.fdopen(int(number), "w") as pipe:
+            pipe.write(os.fspath(directory))

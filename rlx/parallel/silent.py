@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from rlx.parallel.ranks import Ranks, tell_record
+from rlx.parallel.launch import tell_record
+from rlx.parallel.ranks import Ranks
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord
 from rlx.report.terminal import TrainView

@@ -160,6 +160,9 @@ def split_statistics(model: Policy | Reference, ranks: Ranks) -> Iterator[None]:
 
     Every rank must make the same call; with a gradient nothing is split.
     """
+    if ranks.world == 1:
+        yield
+        return
     real = model.token_statistics
 
     def token_statistics(sequences: Sequences, **settings: Any) -> TokenStatistics:

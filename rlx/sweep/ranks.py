@@ -68,6 +68,6 @@ def main(file: str) -> int:
 
 
 if __name__ == "__main__":
-    from rlx.parallel.ranks import end_process
+    from rlx.parallel.distributed import end_process
 
     end_process(main(sys.argv[1]))

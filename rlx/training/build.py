@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -11,6 +11,7 @@ from rlx.errors import ConfigError
 from rlx.experiment import Experiment, torch_device
 from rlx.loss.state import LossStates
 from rlx.optimizer.step import Optimizer, ParameterGroups
+from rlx.parallel.ranks import ALONE, Ranks
 from rlx.policy.reference import Reference
 from rlx.record.recorder import Recorder
 from rlx.training.ahead import DrawAhead
@@ -19,21 +20,18 @@ from rlx.training.loop import Loop, ProgressView, TrainingPlan
 from rlx.training.memory import AUTO
 from rlx.training.stop import Stop
 
-if TYPE_CHECKING:
-    from rlx.parallel.ranks import Ranks
-
 
 def build_loop(
-    cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: ProgressView, stop: Stop, ranks: Ranks | None = None
+    cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: ProgressView, stop: Stop, ranks: Ranks = ALONE
 ) -> Loop:
     """The loop before its first step. The reference is a copy of the current policy, with several ranks of rank 0's."""
     policy, task, sampler = experiment.policy, experiment.task, experiment.sampler
-    if ranks is not None:
+    if ranks.world > 1:
         from rlx.rollout.split import SplitSampler, split_task
 
         ranks.broadcast(policy.tensors())
         task, sampler = split_task(task, ranks), SplitSampler.of(sampler, ranks)
-    is_sharded = ranks is not None and cfg.parallel.mode == "sharded"
+    is_sharded = ranks.world > 1 and cfg.parallel.mode == "sharded"
     if is_sharded:
         policy.to("cpu")  # each block moves to its device when sharded, so that no device ever holds two whole models
     cache_dir = None if is_sharded else cfg.cache_dir  # a rank waiting for another's file could not join forward passes
@@ -42,7 +40,7 @@ def build_loop(
     policy.require_trainable(with_moving_reference=moves, merges=cfg.export.merge)
     reference = Reference(policy, cache_dir=cache_dir) if moves else start
     make_optimizer = experiment.make_optimizer
-    if ranks is not None and is_sharded:
+    if is_sharded:
         make_optimizer = ranks.together("the split of the policy", lambda: _split(cfg, experiment, (start, reference), ranks))
     micro_batch = None if cfg.micro_batch == AUTO else cfg.micro_batch  # auto: see rlx.training.memory
     return Loop(

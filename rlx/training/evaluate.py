@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError, DataError
 from rlx.loss.preference.base import ROUNDING
+from rlx.parallel.ranks import ALONE, Ranks
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference, vocabulary_kl
 from rlx.rollout.play import Played, play
@@ -24,9 +25,6 @@ from rlx.seeding import Stream
 from rlx.task.base import OF_PAIRS, Pair, Prompt, Task, Text, content_digest, content_uniform, pass_at_k
 from rlx.task.environment import require_free
 from rlx.training.gradients import micro_batches
-
-if TYPE_CHECKING:
-    from rlx.parallel.ranks import Ranks
 
 T = TypeVar("T")
 EVALUATION = Stream(0, ("evaluation",))  # the same random numbers in every run, so that runs share the evaluation noise
@@ -57,7 +55,7 @@ class Evaluator:
     `temperature` for reward, KL and entropy. num_shown: how many prompts' completions every evaluation keeps; with 0 even the
     last one keeps none. pass_at_k: for each k, the probability that one of k sampled completions is correct, estimated from
     all samples; None: k = 1, 2, 4, ... if some completions can be correct.
-    ranks: each measures a part, and `task` and `sampler` are those of rlx.rollout.split; None for a single process.
+    ranks: each measures a part; if there are several, `task` and `sampler` are those of rlx.rollout.split.
     """
 
     task: Task
@@ -70,7 +68,7 @@ class Evaluator:
     micro_batch: int | None
     pass_at_k: Sequence[int] | None = ()
     temperature: float = 1.0
-    ranks: Ranks | None = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         counts = "rewards" in self.task.offers and self.task.full_reward_value() is not None
@@ -197,8 +195,6 @@ class Evaluator:
 
     def _each(self, parts: Iterable[slice], function: Callable[[slice], T]) -> list[T]:
         """function(rows) for each part; with N ranks each computes every N-th part."""
-        if self.ranks is None:
-            return [function(rows) for rows in parts]
         ranks, asked = self.ranks, list(parts)
         given = ranks.exchange("an evaluation", lambda: [function(rows) for rows in asked[ranks.rank :: ranks.world]])
         return [given[place % ranks.world][place // ranks.world] for place in range(len(asked))]

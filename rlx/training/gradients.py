@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +17,9 @@ from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError, NonFiniteError
 from rlx.loss.state import LossStates, Record
 from rlx.optimizer.step import Gradients, NonFiniteGradientError
+from rlx.parallel.ranks import ALONE, Ranks
 from rlx.policy.base import Policy
 from rlx.policy.statistics import TokenStatistics
-
-if TYPE_CHECKING:
-    from rlx.parallel.ranks import Ranks
 
 TOKENS_AT_ONCE = 2048  # tokens per forward pass if micro_batch is null; affects memory only
 
@@ -108,7 +106,7 @@ class AccumulatedGradients:
     After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the algorithm's metrics, over all rows.
     After the first call `record` holds the statistics for the losses' states, over all rows, with the policy from before the
     update. states: the states that the losses read; None: every state has its start value.
-    ranks: each computes its own rows, and a call returns the sum over all ranks; None for a single process.
+    ranks: each computes its own rows, and a call returns the sum over all ranks.
     halves: if memory runs out, halve the micro-batch and start the call again; `micro_batch` holds the current size.
     """
 
@@ -120,7 +118,7 @@ class AccumulatedGradients:
         batch: Any,
         *,
         micro_batch: int | None,
-        ranks: Ranks | None = None,
+        ranks: Ranks = ALONE,
         halves: bool = False,
         states: LossStates | None = None,
     ) -> None:
@@ -142,10 +140,7 @@ class AccumulatedGradients:
 
         Gradients are in the order of the policy's parameters; None for a parameter that the loss does not depend on.
         """
-        if self._ranks is None:
-            totals, tally = self._that_fit(by)
-        else:
-            totals, tally = self._of_all(self._ranks, by)
+        totals, tally = self._of_all_ranks(by)
         self.metrics = tally.metrics()
         if self.record is None:
             self.record = tally.record
@@ -174,8 +169,9 @@ class AccumulatedGradients:
             tally.add_record(record)
         return totals, tally
 
-    def _of_all(self, ranks: Ranks, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
+    def _of_all_ranks(self, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
         """Like `_own`, summed over the ranks; a coupled loss is computed for all rows on every rank, and counts once."""
+        ranks = self._ranks
         totals: dict[str, Gradients] = {}
 
         def own() -> tuple[dict[str, list[bool]], _Tally]:
@@ -184,7 +180,8 @@ class AccumulatedGradients:
                     f"{type(self._algorithm).__name__} asks for the gradient of each term, and the backward pass of a policy "
                     "that is split over ranks adds up all terms; use parallel=replicated, or algorithm/combine=sum"
                 )
-            found, tally = self._own(by) if self._is_coupled else self._that_fit(by)  # a coupled loss exchanges data itself
+            exchanges = self._is_coupled and ranks.world > 1  # all ranks must do so equally often
+            found, tally = self._own(by) if exchanges else self._that_fit(by)
             totals.update(found)
             return {name: [part is not None for part in gradients] for name, gradients in found.items()}, tally.detached()
 
@@ -203,11 +200,11 @@ class AccumulatedGradients:
 
     @property
     def _is_coupled(self) -> bool:
-        return self._algorithm.couples_rows and (len(self._slices) > 1 or self._ranks is not None)
+        return self._algorithm.couples_rows and (len(self._slices) > 1 or self._ranks.world > 1)
 
     def non_finite_rows(self, error: NonFiniteGradientError) -> NonFiniteLossError:
         """The error that names the terms and rows of a refused non-finite gradient; with sharded weights, the gradient only."""
-        if self._ranks is not None and self._ranks.lockstep is not None:
+        if self._ranks.lockstep is not None:
             return NonFiniteLossError(f"the loss is finite, its gradient is not: {error}", [])
         return non_finite_rows(error, self._algorithm, self._policy, self._reference, self.batch)
 
@@ -244,7 +241,7 @@ class AccumulatedGradients:
         if not wanted:  # nothing depends on the policy, as in a batch of empty completions
             totals.setdefault(name, [None] * len(self._parameters))
             return
-        if self._ranks is not None and self._ranks.lockstep is not None:
+        if self._ranks.lockstep is not None:
             self._ranks.lockstep.backward([head for head, _ in wanted], [seed for _, seed in wanted])
             return
         grads = torch.autograd.grad(
@@ -309,7 +306,7 @@ class _Leaves:
     Each rank computes the statistics of its own rows, and has the leaves of all rows.
     """
 
-    def __init__(self, policy: Policy, micro_batch: int | None, ranks: Ranks | None = None) -> None:
+    def __init__(self, policy: Policy, micro_batch: int | None, ranks: Ranks) -> None:
         self._real = policy
         self._micro_batch = micro_batch
         self._ranks = ranks
@@ -323,10 +320,7 @@ class _Leaves:
             with torch.no_grad():
                 return [self._real.token_statistics(sequences[rows], **settings) for rows in self._cut(sequences)]
 
-        if self._ranks is None:
-            parts = own()
-        else:
-            parts = [part for given in self._ranks.exchange("token statistics", own) for part in given]
+        parts = [part for given in self._ranks.exchange("token statistics", own) for part in given]
         width = sequences.completion_mask.shape[-1]
         present = [name for name, value in vars(parts[0]).items() if value is not None]
         joined = {
@@ -367,10 +361,8 @@ def _widened(values: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
 
 
-def _slices(row_tokens: Sequence[int], micro_batch: int | None, ranks: Ranks | None) -> list[slice]:
+def _slices(row_tokens: Sequence[int], micro_batch: int | None, ranks: Ranks) -> list[slice]:
     """The micro-batches of this process's rows."""
-    if ranks is None:
-        return list(micro_batches(row_tokens, micro_batch))
     own = ranks.rows(row_tokens)
     cut = micro_batches(row_tokens[own], micro_batch)
     return [slice(own.start + rows.start, min(own.start + rows.stop, own.stop)) for rows in cut]

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,10 +16,12 @@ from rlx.algorithm.base import Algorithm, Lab, require_batch, require_figures
 from rlx.errors import TrainingError
 from rlx.loss.state import LossStates, without_state
 from rlx.optimizer.step import NonFiniteGradientError, Optimizer
+from rlx.parallel.ranks import ALONE, Ranks
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.record.recorder import Recorder
 from rlx.rollout.sampler import Sampler
+from rlx.rollout.split import split_statistics
 from rlx.seeding import Stream
 from rlx.task.base import Task
 from rlx.task.environment import require_free
@@ -30,7 +32,6 @@ from rlx.training.gradients import AccumulatedGradients
 from rlx.training.stop import Stop, Stopped
 
 if TYPE_CHECKING:
-    from rlx.parallel.ranks import Ranks
     from rlx.training.memory import MemoryPlan
 
 
@@ -72,7 +73,7 @@ class TrainingPlan:
 class Loop:
     """The objects of a run. `run` continues from `progress`. The reference may move; the evaluator's reference does not.
 
-    ranks: the processes that train and decide together; None for a single process.
+    ranks: the processes that train and decide together.
     states: the running means of the algorithm's losses. memory: the memory that the run needs.
     ahead: makes draws one step before their updates; None if each is made in its own step.
     """
@@ -89,7 +90,7 @@ class Loop:
     view: ProgressView
     stop: Stop
     progress: TrainerState = field(default_factory=TrainerState)
-    ranks: Ranks | None = None
+    ranks: Ranks = ALONE
     states: LossStates = field(default_factory=lambda: LossStates({}, {}))
     memory: MemoryPlan | None = None
     ahead: DrawAhead | None = None
@@ -114,7 +115,7 @@ class Loop:
             if self.progress.step == 0:
                 self.recorder.log(0, metrics)
         self.stop.begin()  # until here a signal ends the run at once, as there is nothing to save
-        if self.ranks is not None and (early := self._signal()):
+        if early := self._signal():
             raise Stopped(self.progress.step, early)
         while not self._finished(metrics):
             step = self.progress.step
@@ -146,12 +147,11 @@ class Loop:
 
     def _signal(self) -> int:
         """The number of the signal that any rank has received; 0 if none."""
-        number = self.stop.signal_number or 0
-        return number if self.ranks is None else self.ranks.agree(number)[0]
+        return self.ranks.agree(self.stop.signal_number or 0)[0]
 
     def _look_at_clock(self) -> None:
         late = self.plan.max_seconds is not None and self._seconds() >= self.plan.max_seconds
-        self._is_late = late if self.ranks is None else bool(self.ranks.agree(late)[0])
+        self._is_late = bool(self.ranks.agree(late)[0])
 
     def _finished(self, metrics: Mapping[str, float]) -> bool:
         reached = self.plan.stop_at_score is not None and metrics.get("eval/score", -math.inf) >= self.plan.stop_at_score
@@ -172,7 +172,7 @@ class Loop:
         batch = drawn.batch
         self._count("tokens_sampled", getattr(batch, "tokens_sampled", 0))
         figures: dict[str, list[float]] = {name: [value] for name, value in {**batch.metrics, **drawn.figures}.items()}
-        with self._timed("update"), nullcontext() if self.ranks is None else self.ranks.watched("an update"):
+        with self._timed("update"), self.ranks.watched("an update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
                 require_batch(part, by=self.algorithm)
                 if part is not batch:
@@ -212,11 +212,6 @@ class Loop:
     def _lab(self, step: int) -> Iterator[Lab]:
         """The Lab for `draw` and `validate`. With several ranks each computes its part of the statistics."""
         lab = Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(self.plan.seed), self.progress.state)
-        if self.ranks is None:
-            yield lab
-            return
-        from rlx.rollout.split import split_statistics
-
         with split_statistics(self.policy, self.ranks), split_statistics(self.reference, self.ranks):
             yield lab
 
@@ -226,15 +221,13 @@ class Loop:
         def draw() -> Drawn:
             return self._draw(step, self.policy, self.reference, version=self._updates)
 
-        if self.ranks is None:
-            return draw()
         drawn = self.ranks.together("the batch of a step", draw)
         self._require_alike(drawn.batch, "draw")
         return drawn
 
     def _require_alike(self, batch: Any, method: str) -> None:
         """Raise TrainingError on every rank if a method returned different batches on different ranks."""
-        if self.ranks is None:
+        if self.ranks.world == 1:
             return
         from rlx.parallel.alike import contents, difference
 
@@ -285,10 +278,8 @@ class Loop:
     def _evaluate(self) -> dict[str, float]:
         step = self.progress.step
         with self._timed("evaluation"), torch.no_grad():
-            if self.ranks is None:
-                evaluation, extra = self._measured(step)
-            else:  # use rank 0's metrics on all ranks, since scores decide when a run ends
-                evaluation, extra = self.ranks.exchange("an evaluation", lambda: self._measured(step))[0]
+            # use rank 0's metrics on all ranks, since scores decide when a run ends
+            evaluation, extra = self.ranks.exchange("an evaluation", lambda: self._measured(step))[0]
         taken = sorted(extra.keys() & evaluation.metrics.keys())
         if taken:
             raise TrainingError(
@@ -312,11 +303,8 @@ class Loop:
     def _checkpoint(self) -> None:
         with self._timed("checkpoint"):
             self._seconds()
-            if self.ranks is None:
-                self._save()
-                return
             gathered = self.gathered()
-            if gathered is None:
+            if gathered is None and self.ranks.world > 1:
                 require_equal_weights(self.policy, self.ranks)
             self.ranks.from_first("a checkpoint", lambda: self._save(gathered))
 
@@ -325,7 +313,7 @@ class Loop:
 
         All ranks must call it at the same time.
         """
-        if self.ranks is None or self.ranks.lockstep is None:
+        if self.ranks.lockstep is None:
             return None
         from rlx.parallel.sharded import gathered
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, device_name, make, set_threads
+from rlx.parallel.ranks import ALONE, Ranks
+from rlx.parallel.silent import SilentView, recorder_of_first
 from rlx.record.files import read_metrics, relative
 from rlx.record.provenance import code_hash, config_hash, verify_record
 from rlx.record.recorder import Recorder
@@ -41,20 +43,16 @@ from rlx.training.memory import AUTO, out_of_memory, planned
 from rlx.training.stop import Stop, Stopped
 from rlx.training.summary import closing_summary, opening_facts, result_of
 
-if TYPE_CHECKING:
-    from rlx.parallel.ranks import Ranks
-
 
 def run_recorded(
-    cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None], ranks: Ranks | None = None
+    cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None], ranks: Ranks
 ) -> AlgorithmResult:
     """Assemble and run; write the outcome, including an error or a signal, to the record.
 
     ranks: the processes that train together; only the first one's recorder and view write and show anything.
     """
-    is_first = ranks is None or ranks.is_first
     stop = Stop()
-    if ranks is not None:
+    if ranks.world > 1:
         stop.begin()  # a rank that ended at once would leave the others waiting
     loop: Loop | None = None
     try:
@@ -64,8 +62,8 @@ def run_recorded(
         if loop.progress.step == 0:
             view.warn(f"stop_at_score={cfg.stop_at_score:g} was reached before training: no step was made")
         if cfg.export.path is not None:
-            _export(cfg, loop, is_first=is_first)
-        lines = read_metrics(recorder.directory) if is_first else []
+            _export(cfg, loop)
+        lines = read_metrics(recorder.directory) if ranks.is_first else []
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
         view.finish(closing_summary(recorder.record, result, lines))
@@ -85,7 +83,7 @@ def run_recorded(
     except NonFiniteLossError as error:
         view.close()
         step = loop.progress.step if loop else 0
-        kept = error.examples and is_first
+        kept = error.examples and ranks.is_first
         where = f"; the examples are in {_keep(recorder.directory, error)}" if kept else ""
         advice = f"{'lower optimizer.lr, or ' if step else ''}run `{check_command(recorder.record)}`"
         named = NonFiniteLossError(f"step {step + 1}: {error}; {advice}{where}", error.examples)
@@ -102,9 +100,9 @@ def run_recorded(
         raise
 
 
-def _export(cfg: DictConfig, loop: Loop, *, is_first: bool) -> None:
+def _export(cfg: DictConfig, loop: Loop) -> None:
     gathered = loop.gathered()
-    if is_first:
+    if loop.ranks.is_first:
         export_policy(
             loop.policy,
             Path(cfg.export.path).expanduser(),
@@ -115,26 +113,23 @@ def _export(cfg: DictConfig, loop: Loop, *, is_first: bool) -> None:
 
 
 def _prepared(
-    cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None], ranks: Ranks | None
+    cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None], ranks: Ranks
 ) -> Loop:
     """The loop at its first step, or at the step from which `prepare` makes it continue."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar is enough
     set_threads(cfg.threads)
     require_writable(cfg.export.path)
-    experiment = _assembled(cfg) if ranks is None else ranks.together("the start of a run", lambda: _assembled(cfg))
+    experiment = ranks.together("the start of a run", lambda: _assembled(cfg))
     data = experiment.task.content_hash()
     origin = {**recorder.record.provenance, "data": data, "device": device_name(experiment.policy.device)}
     recorder.update(threads=torch.get_num_threads(), provenance=origin)
     movement = Movement(experiment.policy.parameters(), cfg.scheduler.get("warmup_steps", 0))
     loop = build_loop(cfg, experiment, recorder, Watched(view, movement.said), stop, ranks)
     movement.parameters = loop.optimizer.parameters
-    if ranks is None:
-        prepare(loop)
-    else:
-        ranks.together("the checkpoint", lambda: prepare(loop))
+    ranks.together("the checkpoint", lambda: prepare(loop))
     movement.begin()
     facts = opening_facts(cfg, experiment, recorder.record)
-    if ranks is None:
+    if ranks.world == 1:
         loop.memory, facts["memory"] = planned(cfg, experiment)
         if loop.plan.halves and loop.memory is not None:
             loop.cut_into(loop.memory.micro_batch)
@@ -185,7 +180,7 @@ def train(
     Raises RlxError with status failed in the record, or Stopped with status interrupted, and a checkpoint if a step was made.
     """
     view = view or TrainView()
-    ranks = None
+    ranks = ALONE
     if cfg.plan:
         raise ConfigError("plan=true shows what one run needs, and trains nothing; leave out -m")
     if cfg.ranks != 1 and cfg.micro_batch == AUTO:
@@ -193,8 +188,7 @@ def train(
             "micro_batch=auto works only in a single process; with ranks give a number (plan=true helps to find it)"
         )
     if cfg.ranks != 1:
-        from rlx.parallel.ranks import join
-        from rlx.parallel.silent import SilentView
+        from rlx.parallel.distributed import join
 
         ranks = join(cfg.ranks, timeout=cfg.parallel.timeout, device=cfg.device)
         view = view if ranks.is_first else SilentView()
@@ -207,16 +201,14 @@ def train(
 
 
 @contextmanager
-def _ended_together(ranks: Ranks | None) -> Iterator[None]:
+def _ended_together(ranks: Ranks) -> Iterator[None]:
     """Keep every rank alive until rank 0 has written the record, unless it fails alone."""
     try:
         yield
     except BaseException as error:
-        if ranks is not None:
-            ranks.end(error)
+        ranks.end(error)
         raise
-    if ranks is not None:
-        ranks.end(None)
+    ranks.end(None)
 
 
 def _new(
@@ -226,7 +218,7 @@ def _new(
     overrides: Sequence[str],
     directory: Path | None,
     view: TrainView,
-    ranks: Ranks | None,
+    ranks: Ranks,
 ) -> AlgorithmResult:
     def create() -> Recorder:
         return Recorder.create(
@@ -244,21 +236,12 @@ def _new(
             warn=view.warn,
         )
 
-    return run_recorded(cfg, _recorder(create, ranks), view, lambda _: None, ranks)
+    return run_recorded(cfg, recorder_of_first(create, ranks), view, lambda _: None, ranks)
 
 
-def _recorder(make: Callable[[], Recorder], ranks: Ranks | None) -> Recorder:
-    """The recorder from `make`; with several ranks only rank 0's writes anything."""
-    if ranks is None:
-        return make()
-    from rlx.parallel.silent import recorder_of_first
-
-    return recorder_of_first(make, ranks)
-
-
-def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView, ranks: Ranks | None) -> AlgorithmResult:
+def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView, ranks: Ranks) -> AlgorithmResult:
     """Continue a run from its last checkpoint. Raises an RlxError if there is none, or if data or code changed."""
-    before = read_run(run) if ranks is None else ranks.from_first("the record", lambda: read_run(run))
+    before = ranks.from_first("the record", lambda: read_run(run))
     steps = checkpoint_steps(before.directory)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
         raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
@@ -284,7 +267,7 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
             config_hash=config_hash(config, sources(config)),
         )
 
-    recorder = _recorder(reopen, ranks)
+    recorder = recorder_of_first(reopen, ranks)
 
     def load(loop: Loop) -> None:
         _require_unchanged_data(before, recorder.record, cfg.allow_changed)
@@ -299,7 +282,7 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
 
 
 def _rerun(
-    cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView, ranks: Ranks | None
+    cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView, ranks: Ranks
 ) -> AlgorithmResult:
     """Run the config of a run again, and report whether the metrics are bitwise equal."""
     before = read_run(run)
@@ -309,7 +292,7 @@ def _rerun(
         set_threads(before.threads)
     folders = folder_words(before.command)  # the folders that hold what the overrides choose, for reading the command again
     result = _new(cfg, before.algorithm, [*command, *folders], before.overrides, directory, view, ranks)
-    if ranks is not None and not ranks.is_first:
+    if not ranks.is_first:
         return result
     old, new = ([reproducible(line) for line in read_metrics(place)] for place in (run, result.metadata["directory"]))
     shown = relative(run)

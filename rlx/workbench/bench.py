@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -25,13 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.errors import ExitCode, RlxError
 from rlx.experiment import assemble, set_threads
 from rlx.optimizer.step import Gradients
+from rlx.parallel.ranks import ALONE, Ranks
 from rlx.policy.precision import matmul_peak
 from rlx.training.build import build_loop
 from rlx.training.loop import Loop
 from rlx.training.summary import peak_memory
-
-if TYPE_CHECKING:
-    from rlx.parallel.ranks import Ranks
 
 PHASES = ("draw", "forward", "backward", "step")
 PATIENCE = 10  # the token budget is abandoned after this many budgets of seconds
@@ -139,7 +137,7 @@ class Budget:
     trace: str | None = None
 
 
-def measure(cfg: DictConfig, budget: Budget, ranks: Ranks | None = None) -> dict[str, Any]:
+def measure(cfg: DictConfig, budget: Budget, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Train until both budgets are spent; returns speeds, phases, scores, memory and the share of the matmul peak.
 
     cfg: a config of rlx train. Speeds are over the steps after the warm-up; scores count every step. ranks: the ranks of the run;
@@ -159,12 +157,11 @@ def measure(cfg: DictConfig, budget: Budget, ranks: Ranks | None = None) -> dict
 
 
 def _measured(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) -> dict[str, Any]:
-    ranks = loop.ranks
     found = {"score_before": _score(loop, clock)[0], **_train(loop, clock, algorithm, budget)}
     found["peak_memory_bytes"] = peak_memory()
-    number = 1 if ranks is None else ranks.world
+    number = loop.ranks.world
     found["devices"] = number if loop.policy.device.type == "cuda" else number * torch.get_num_threads()
-    if ranks is not None:
+    if loop.ranks.world > 1:
         return found | {"matmul_peak": None, "matmul_share": None}
     found |= _share_of_peak(loop, found, loop.policy)
     if budget.trace is not None:
@@ -183,13 +180,12 @@ def _train(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) 
         if loop.progress.step == budget.warmup_steps:
             warm, warm_seconds, phases = _counts(loop, algorithm), seconds, dict.fromkeys(phases, 0.0)
             communication = 0.0
-        exchanged = 0.0 if loop.ranks is None else loop.ranks.seconds
+        exchanged = loop.ranks.seconds
         start = time.perf_counter()
         loop._step(loop.progress.step)
         passed = time.perf_counter() - start
-        if loop.ranks is not None:
-            communication += loop.ranks.seconds - exchanged
-            passed = loop.ranks.from_first("the time of a step", partial(float, passed))  # all ranks end after the same step
+        communication += loop.ranks.seconds - exchanged
+        passed = loop.ranks.from_first("the time of a step", partial(float, passed))  # all ranks end after the same step
         loop.progress.step += 1
         seconds += passed
         spent = clock.take()
@@ -302,22 +298,21 @@ def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def measure_request(asked: Path, answer: Path) -> None:
     """Read a request {config, budget} from a file, measure, and write the figures, or the error, to another file."""
     request = json.loads(asked.read_text())
-    cfg, ranks = OmegaConf.create(request["config"]), None
+    cfg, ranks = OmegaConf.create(request["config"]), ALONE
     found: dict[str, Any]
     try:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if cfg.ranks > 1:
-            from rlx.parallel.ranks import join
+            from rlx.parallel.distributed import join
 
             ranks = join(cfg.ranks, timeout=cfg.parallel.timeout, device=cfg.device)
         found = measure(cfg, Budget(**request["budget"]), ranks)
     except RlxError as error:
         found = {"error": str(error), "exit_code": error.exit_code}
-    if ranks is not None:
-        ranks.end(None)
-    if ranks is None or ranks.is_first:
+    ranks.end(None)
+    if ranks.is_first:
         answer.write_text(json.dumps(found))
 
 
@@ -329,7 +324,7 @@ def main(asked: str, answer: str) -> None:
     except Exception:  # a bug: shown, and the process must end
         traceback.print_exc()
         code = ExitCode.FAILED
-    from rlx.parallel.ranks import end_process  # not before, because the memory of its modules would be measured
+    from rlx.parallel.distributed import end_process  # not before, because the memory of its modules would be measured
 
     end_process(code)
 

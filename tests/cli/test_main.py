@@ -278,7 +278,7 @@ def test_every_verb_has_help_and_prints_its_config(verb, capsys):
 
 def test_the_interpreters_last_collection_has_little_to_go_through(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["rlx", "--version"])
-    monkeypatch.delitem(sys.modules, "rlx.parallel.ranks", raising=False)  # where another test has it, the process would end
+    monkeypatch.delitem(sys.modules, "rlx.parallel.distributed", raising=False)  # with it the process would end
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         with pytest.raises(SystemExit) as ended:

@@ -160,7 +160,8 @@ def main(file: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from rlx.parallel.ranks import Ranks, join
+    from rlx.parallel.distributed import DistributedRanks, join
+    from rlx.parallel.ranks import ALONE
     from rlx.policy import pieces
     from tests import composing
     from tests.parallel.laboratory import laboratory
@@ -170,7 +171,7 @@ def main(file: str) -> None:
     three = join(WORLD, timeout=120, device="cpu")
     pair = dist.new_group([0, 1])
     store = dist.PrefixStore("pair", dist.distributed_c10d._get_default_store())
-    two = Ranks(pair, store, rank=three.rank, world=2, timeout=120) if three.rank < 2 else None
+    two = DistributedRanks(pair, store, rank=three.rank, world=2, timeout=120) if three.rank < 2 else None
     found: dict[str, Any] = {}
     for dtype, names in ((torch.float64, ALL), (torch.float32, FEW)):
         lab = laboratory(dtype)
@@ -181,7 +182,7 @@ def main(file: str) -> None:
             combines = name in ("hybrid", "ppo", "custom_dpo")
             for by in (None, str) if dtype == torch.float64 and combines else (None,):
                 if three.rank == 0:  # which alone compares, and writes what it found
-                    alone, figures = gradients(algorithm, lab, batch, micro_batch, None, by)
+                    alone, figures = gradients(algorithm, lab, batch, micro_batch, ALONE, by)
                     result["norm"] = max(result.get("norm", 0.0), norm(alone))
                 for ranks in (two, three):
                     if ranks is not None:
@@ -209,6 +210,7 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
     import torch
 
     from rlx.optimizer.step import Clipping
+    from rlx.parallel.ranks import ALONE
     from rlx.parallel.sharded import full_tensor, shard
     from tests.parallel.laboratory import laboratory, optimizer_of
 
@@ -220,7 +222,7 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
         many = {key: [None if part is None else full_tensor(part) for part in parts] for key, parts in many.items()}
         if ranks.rank > 0:
             continue
-        one, figures = gradients(algorithm, alone, batch, micro_batch, None, None)
+        one, figures = gradients(algorithm, alone, batch, micro_batch, ALONE, None)
         found[f"{name} {str(dtype).removeprefix('torch.')} sharded {ranks.world}"] = {
             "norm": norm(one),
             "gradient": gap(zeroed(one, many), many),
@@ -310,7 +312,7 @@ def zeroed(one: Any, many: Any) -> Any:
 
 
 if __name__ == "__main__":
-    from rlx.parallel.ranks import end_process
+    from rlx.parallel.distributed import end_process
 
     main(sys.argv[1])
     end_process(0)  # as every rank of rlx ends: at the interpreter's end its group aborts now and then

@@ -10,7 +10,7 @@ import torch
 
 import rlx
 from rlx.errors import TrainingError
-from rlx.parallel.ranks import Ranks
+from rlx.parallel.distributed import DistributedRanks
 from rlx.rollout.play import play
 from rlx.rollout.split import SplitSampler, split_statistics, split_task
 from rlx.seeding import Stream
@@ -22,7 +22,7 @@ from tests.task.environments import Awaited, Counting, Failing, TwoPlayers, task
 class Together:
     """Ranks that exchange by memory."""
 
-    rows = Ranks.rows
+    rows = DistributedRanks.rows
 
     def __init__(self, rank, world, place, barrier):
         self.rank, self.world, self._place, self._barrier = rank, world, place, barrier

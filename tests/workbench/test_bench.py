@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from rlx.config.compose import compose
-from rlx.parallel import ranks
+from rlx.parallel import distributed
 from rlx.workbench import bench
 from rlx.workbench.bench import PHASES, Budget, measure
 
@@ -99,7 +99,7 @@ def test_one_of_several_ranks_ends_at_once(monkeypatch, capsys, outcome, code):
             raise outcome
 
     monkeypatch.setattr(bench, "measure_request", measured)
-    monkeypatch.setattr(ranks, "end_process", ended.append)
+    monkeypatch.setattr(distributed, "end_process", ended.append)
     bench.main("request.json", "answer.json")
     assert ended == [code]
     assert ("a bug" in capsys.readouterr().err) == (code == 1)
