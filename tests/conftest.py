@@ -1,10 +1,14 @@
-"""For all tests: configs are composed once in a process (see tests/composing.py), and long files are begun first."""
+"""For all tests: configs are composed once in a process (see tests/composing.py), garbage is collected seldom, and long files are
+begun first.
+"""
 
+import gc
 from pathlib import Path
 
 from tests import composing
 
 composing.install()
+gc.set_threshold(100_000)  # with Python's default a tenth of the tests' time goes into collections
 
 TESTS = Path(__file__).parent
 LONG = (  # files that take a process half a minute or more: begun first, or one worker ends with them while the other waits
