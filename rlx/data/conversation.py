@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from rlx.data.rendering import TemplateRenderer, UnsafeExampleError
 from rlx.data.turns import (
     calls_of,
+    closes_before,
     content_of,
     dropped,
     excluded,
     field_reasoning,
     is_prefilled,
+    is_unclosed,
     joined,
     loses,
     reasoning_of,
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from rlx.task.base import Message
 
 _OPENS_REASONING = re.compile(r"<(think|thinking|reasoning)>\s*\Z")
-_BEGINS_REASONING = re.compile(r"\s*<(think|thinking|reasoning)>")
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,6 @@ def write_plain(prompt: str, completion: str) -> Written:
     return Written(f"{prompt}{completion}", len(prompt), remarks=remarks, refused=refused_transcript(prompt, completion))
 
 
-def _is_unclosed(content: str) -> bool:
-    """Whether an answer begins with reasoning that it does not close."""
-    begun = _BEGINS_REASONING.match(content)
-    return begun is not None and f"</{begun[1]}>" not in content
-
-
-def _closes_before(content: str, said: str) -> bool:
-    """Whether the template has added a closed reasoning block before an answer that itself contains reasoning."""
-    return _is_unclosed(content) and not _is_unclosed(said)
-
-
 def _last_answer(messages: Sequence[Message]) -> int:
     """The number of messages up to the last learned one; 0 without one."""
     return max((place for place, message in enumerate(messages, start=1) if is_learned(message)), default=0)
@@ -110,9 +100,7 @@ class ChatTemplate(TemplateRenderer):
             return ""
         if not whole.startswith(opening):
             return ""
-        end = self._first_end(whole, len(opening))
-        closing = next((mark for mark in self.ends if end is not None and whole.endswith(mark, 0, end)), "")
-        return whole[len(opening) : end].removesuffix(closing)
+        return self._without_end(whole[len(opening) : self._first_end(whole, len(opening))])
 
     def ignores_tools(self, messages: Sequence[Message], tools: Sequence[Any], opening: str) -> bool:
         """Whether the tools do not change the prompt."""
@@ -252,7 +240,7 @@ class ChatTemplate(TemplateRenderer):
             end, closed = self._end_of_turn(whole, alone, len(before), is_last=is_last)
             said = whole[len(before) : end]
             with_opened = said if continues else _opened(before) + said
-            goes_on = not continues and _closes_before(content_of(message), said)
+            goes_on = not continues and closes_before(content_of(message), with_opened)
             is_only = is_last and len(places) == 1 and at_once and self._writable(message, before)
             if is_only and (goes_on or loses(message, with_opened)):
                 return self._as_it_stands(message, before, remarks, continues=continues)
@@ -267,20 +255,40 @@ class ChatTemplate(TemplateRenderer):
             remarks.add("unclosed")
         elif opened and answers_at_once and not reasoning_of(first := own[places[0]]) and "</" not in content_of(first):
             remarks.add("no_reasoning")
+        if not closed and own[places[-1]].get("tool_calls"):
+            whole = whole[: spans[-1][1]] + self._call_end
+            spans[-1], closed = (spans[-1][0], len(whole)), self._call_end != ""
         return Written(whole, len(opening), tuple(spans), closed, frozenset(remarks))
+
+    @cached_property
+    def _call_end(self) -> str:
+        """The end-of-generation token between a tool call and the tool's result, where the call is written without one."""
+        call = {"id": "rlxprobe1", "type": "function", "function": {"name": "rlx_probe", "arguments": {}}}
+        turns = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]})
+        result = {"role": "tool", "content": "rlx_probe", "name": "rlx_probe", "tool_call_id": "rlxprobe1"}
+        try:
+            called, whole = self.render(turns).rstrip(), self.render((*turns, result))
+        except UnsafeExampleError:
+            return ""
+        return next((mark for mark in self.ends if whole.startswith(called + mark)), "")
 
     def _end_of_turn(self, whole: str, alone: str, begin: int, *, is_last: bool) -> tuple[int, bool]:
         """Where the turn that begins at `begin` ends in the whole, and whether an end-of-generation token closes it.
 
-        alone: the conversation up to this turn.
+        alone: the conversation up to this turn. In some templates, such as GLM's, the token that ends it opens the next message.
         """
         end = self._first_end(whole, begin)
         most = len(alone) if whole.startswith(alone) else len(whole)
+        most += max((len(mark) for mark in self.ends if whole.startswith(mark, most)), default=0)
         if end is not None and end <= most:
             return end, True
         if not is_last and not whole.startswith(alone):
             raise UnsafeExampleError("rewrites")
         return len(whole[:most].rstrip()), False
+
+    def _without_end(self, text: str) -> str:
+        """The text without the end-of-generation token that closes it."""
+        return next((text.removesuffix(mark) for mark in self.ends if text.endswith(mark)), text)
 
     def _first_end(self, text: str, begin: int) -> int | None:
         """The position after the first end-of-generation token; None without one."""
@@ -316,7 +324,9 @@ class ChatTemplate(TemplateRenderer):
     def _require_same(self, message: Message, said: str, alone: str, begin: int) -> None:
         """Refuse an earlier turn that is rendered differently than it was generated, except for an empty reasoning block."""
         end = self._first_end(alone, begin)
-        generated = alone[begin : len(alone.rstrip()) if end is None else end]
+        generated = alone[begin:end]
+        if end is None:  # the token that ends the turn opens the next message
+            said, generated = self._without_end(said).rstrip(), generated.rstrip()
         if said != generated and not (generated.endswith(said) and not reasoning_of(message) and not loses(message, said)):
             raise UnsafeExampleError("rewrites")
 
@@ -348,15 +358,15 @@ class ChatTemplate(TemplateRenderer):
                 raise UnsafeExampleError("rewrites")
             own = f"<think>\n{reasoning.strip()}\n</think>\n\n{own}"
         opened = _OPENS_REASONING.search(before)
-        reasons = opened is not None and own.startswith(f"<{opened[1]}>")
+        reasons = opened is not None and own.lstrip().startswith(f"<{opened[1]}>")
         begins_apart = False
         if opened and reasons:
-            rest, spaces = own[len(opened[1]) + 2 :], before[opened.end(1) + 1 :]
+            rest, spaces = own.lstrip()[len(opened[1]) + 2 :], before[opened.end(1) + 1 :]
             own = rest.removeprefix(spaces) if rest.startswith(spaces) else rest.lstrip()
             begins_apart = own[:1].isspace()
         lead, tail = self._around_answer
         if not opened or f"</{opened[1]}>" in own:
-            remarks |= {"rewritten"} | ({"unclosed"} if _is_unclosed(own) else set())
+            remarks |= {"rewritten"} | ({"unclosed"} if is_unclosed(own) else set())
         elif continues or reasons:
             remarks.add("unclosed")
         else:

@@ -141,6 +141,20 @@ class TemplateRenderer:
             return bos if self.render(_PROBE).startswith(bos) else ""
         return ""
 
+    def closing_token(self, ends: Mapping[str, int], special: Mapping[str, int]) -> int | None:
+        """The token with which the template closes an answer; None if there is none. ends, special: texts -> tokens.
+
+        The first of `ends` between an answer and the next message (it may open that message, as in GLM's templates); if there is
+        none, the first of `special` after a last answer.
+        """
+        messages = (*_PROBE, {"role": "assistant", "content": "rlx_answer"})
+        for added, known in ((({"role": "user", "content": "rlx_next"},), ends), ((), special)):
+            with suppress(UnsafeExampleError):
+                after = self.render((*messages, *added)).rpartition("rlx_answer")[2].partition("rlx_next")[0]
+                if found := [(after.index(text), -len(text), token) for text, token in known.items() if text in after]:
+                    return min(found)[2]
+        return None
+
     def render(
         self, messages: Sequence[Message], tools: Sequence[Any] = (), *, opens: bool = False, continues: bool = False
     ) -> str:
@@ -211,21 +225,23 @@ class TemplateRenderer:
     def _call_form(self) -> tuple[str | None, bool]:
         """The form of tool calls that the template renders correctly.
 
-        The form of arguments, "object" or "text", that it renders as one JSON object; None if it renders both, or neither. Some
-        templates render JSON text as a quoted string, others refuse an object. Also whether it renders calls only of messages
+        The form of arguments, "object" or "text", that it renders as one object; None if it renders both alike, or neither. Some
+        templates render JSON text as a quoted string, others refuse an object or write it as Python does. If both forms are
+        rendered in different ways, as Gemma 4 does, it is the object's. Also whether it renders calls only of messages
         whose content is null, as DeepSeek's do.
         """
         for content in ("", None):
-            right = []
+            right = {}
             for form, arguments in (("object", {"rlx_key": "rlx"}), ("text", '{"rlx_key": "rlx"}')):
                 call = {"type": "function", "id": "rlxprobe1", "function": {"name": "rlx_probe", "arguments": arguments}}
                 messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": content, "tool_calls": [call]})
                 with suppress(UnsafeExampleError):
                     ((written, _),) = self._as_given([list(messages)], (), opens=False, continues=False, marked=False)
-                    if "rlx_key" in written and '\\"rlx_key' not in written:
-                        right.append(form)
+                    if "rlx_key" in written and '\\"rlx_key' not in written and "{'rlx_key'" not in written:
+                        right[form] = "".join(written.split())
             if right:
-                return right[0] if len(right) == 1 else None, content is None
+                alike = right.get("object") == right.get("text")
+                return None if alike else next(iter(right)), content is None
         return None, False
 
     def opening(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:

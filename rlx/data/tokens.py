@@ -76,17 +76,9 @@ class TextEncoder:
     @cached_property
     def turn_end_id(self) -> int | None:
         """The token with which the chat template closes an answer; None if there is none, or no template."""
-        if self.applies_plain_chat:
-            return None
-        probe = "rlx_probe"
-        messages = ({"role": "user", "content": probe}, {"role": "assistant", "content": f"{probe}_answer"})
-        try:
-            after = self._bare_template.render(messages).rpartition(f"{probe}_answer")[2]
-        except UnsafeExampleError:
-            return None
-        special = {str(token): int(number) for token, number in self._special_tokens.items() if str(token) in after}
-        first = min(special, key=lambda token: (after.index(token), -len(token)), default=None)
-        return None if first is None else special[first]
+        ends = {self.tokenizer.eos_token_id, *self.model_end_ids}
+        own = {token: number for token, number in self._special_tokens.items() if number in ends}
+        return None if self.applies_plain_chat else self._bare_template.closing_token(own, self._special_tokens)
 
     @cached_property
     def _special_tokens(self) -> dict[str, int]:
@@ -350,7 +342,8 @@ class TextEncoder:
         for begin, end in zip(begins, ends, strict=True):
             learned[begin - inside : end - inside] = True
         if not closed and self.end_ids:
-            tokens, learned = np.append(tokens, self.end_ids[0]), np.append(learned, True)
+            end = self.end_ids[0] if self.turn_end_id is None else self.turn_end_id
+            tokens, learned = np.append(tokens, end), np.append(learned, True)
         return Encoded(tokens, inside, None if learned.all() else learned, remarks)
 
     def _begin_of(self, cut: Cut | JoinedCut, place: int) -> tuple[int, bool]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rlx.task.base import Message
 
 _SPEAKERS = ("\n\nHuman:", "\n\nAssistant:")  # speakers in plain-text transcripts, as in Anthropic's HH
+_BEGINS_REASONING = re.compile(r"\s*<(think|thinking|reasoning)>")
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the message fields for reasoning
 
 
@@ -72,6 +73,20 @@ def field_reasoning(message: Message) -> str:
 def reasoning_of(message: Message) -> str:
     """The reasoning of a message, in a field or before `</think>` in its text; "" if there is none."""
     return field_reasoning(message) or content_of(message).rpartition("</think>")[0].replace("<think>", "").strip()
+
+
+def is_unclosed(content: str) -> bool:
+    """Whether an answer begins with reasoning that it does not close."""
+    begun = _BEGINS_REASONING.match(content)
+    return begun is not None and f"</{begun[1]}>" not in content
+
+
+def closes_before(content: str, said: str) -> bool:
+    """Whether the template has closed the reasoning of an answer, or added a block of reasoning before it."""
+    begun = _BEGINS_REASONING.match(content)
+    if begun is None:
+        return False
+    return (is_unclosed(content) and not is_unclosed(said)) or said.count(f"<{begun[1]}>") > content.count(f"<{begun[1]}>")
 
 
 def calls_of(message: Message) -> str:

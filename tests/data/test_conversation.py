@@ -460,17 +460,20 @@ QUOTING = (
 
 @pytest.mark.parametrize(
     ("written", "changes"),
-    [("c.function.arguments | tojson", "text"), ("'' + c.function.arguments", "object"), ("c.function.arguments", None)],
-    ids=["writes objects", "writes text", "writes whatever it gets"],
+    [
+        ("c.function.arguments | tojson", "text"),
+        ("'' + c.function.arguments", "object"),
+        ("c.function.arguments", "object"),
+        ("'{' ~ c.function.arguments ~ '}' if c.function.arguments is string else c.function.arguments | tojson", "text"),
+        ("c.function.arguments if c.function.arguments is string else c.function.arguments | tojson", None),
+    ],
+    ids=["writes objects", "writes text", "writes whatever it gets", "encloses text", "writes both"],
 )
 def test_arguments_are_learned_as_one_json_object_whatever_form_the_data_has(written, changes):
     """A template that writes JSON puts text in quotes; one that joins strings refuses an object."""
     text = encoder_of("chatml", template=QUOTING.replace("ARGUMENTS", written))
     for form, arguments in (("object", {"city": "Rome"}), ("text", '{"city": "Rome"}')):
         made = cut(text, (USER,), (call(arguments, content=""),), (call({"city": "Oslo"}, content=""),))
-        if changes is None and form == "object":
-            assert made.chosen == "weather {'city': 'Rome'}<|im_end|>"  # as the template writes it
-            continue
         assert made.learned == made.chosen == 'weather {"city": "Rome"}<|im_end|>'
         assert ("arguments" in made.remarks) == (changes in (form, "object"))  # the rejected side has an object
     assert cut(text, (USER,), (call("not JSON", content="x"),), (call("no JSON", content=""),)).chosen.startswith("xweather ")
@@ -498,6 +501,58 @@ def test_calls_are_learned_where_a_template_writes_them_beside_null_content_alon
     assert asked.remarks == {}
     with_words = [Pair((USER,), ({**own, "content": "Let me look."},), (others,))]
     assert TokenizedPairs.of(with_words, text).dropped == {"tool_calls": 1}
+
+
+OPENS_NEXT = (  # as GLM's: the token of the next message is where generation ends
+    "{% for m in messages %}{{ {'user': '<|im_end|>', 'tool': '<|endoftext|>'}.get(m.role, '<|im_start|>') }}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+CALL, RESULT = call({"city": "Rome"}, content=""), {"role": "tool", "content": "17 C"}
+CALLED = 'weather {"city": "Rome"}<|endoftext|>'
+
+
+@pytest.mark.parametrize(
+    ("turns", "learned"),
+    [
+        ((assistant("1"), user("Sure?"), assistant("2")), "1<|im_end|>2<|im_end|>"),
+        ((CALL, RESULT, assistant("17")), f"{CALLED}17<|im_end|>"),
+        ((CALL,), CALLED),
+    ],
+    ids=["answers", "a call and an answer", "a call"],
+)
+def test_an_answer_ends_with_the_token_that_opens_the_next_message_where_generation_ends_there(turns, learned):
+    text = encoder_of("qwen2_5", template=OPENS_NEXT)
+    made = cut(text, (USER,), turns)
+    assert (made.learned, made.dropped) == (learned, {})
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
+    whole = sampled(text, [USER, *turns, USER if turns[-1] is not CALL else RESULT])
+    assert [*made.prompt, *made.ids] == whole[: len(made.prompt) + len(made.ids)]
+
+
+def test_an_answer_that_a_template_closes_with_two_tokens_ends_with_that_of_generation():
+    """Cohere's templates write `<|END_RESPONSE|>` before `<|END_OF_TURN_TOKEN|>`, with which sampling ends."""
+    template = QUOTING.replace("<|im_end|>", "<|endoftext|><|im_end|>")
+    made = cut(encoder_of("chatml", template=template), (USER,), (assistant("1"), user("?"), assistant("2")))
+    assert made.learned == "1<|endoftext|><|im_end|>2<|endoftext|><|im_end|>"
+
+
+@pytest.mark.parametrize("begins", ["<think>", "\n <think>"])
+def test_reasoning_in_the_text_gets_no_empty_reasoning_before_it(begins):
+    """As Qwen 3.5's later templates do, which read the reasoning from its own field alone."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n{{ m.reasoning_content or '' }}"
+        "\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    text = encoder_of("chatml", template=template)
+    reasons = assistant(f"{begins}\nsum\n</think>\n\n1")
+    made = cut(text, (USER,), (reasons,))
+    assert (
+        made.learned == cut(text, (USER,), (assistant("1", reasoning_content="sum"),)).learned == "sum\n</think>\n\n1<|im_end|>"
+    )
+    assert made.remarks == {"rewritten": 1, "no_reasoning": 1}  # the latter is the rejected side
+    assert cut(text, (USER,), (reasons, user("?"), reasons)).dropped == {"rewrites": 1}
 
 
 def test_reasoning_that_is_never_closed_gets_no_other_reasoning_before_it():
