@@ -337,13 +337,13 @@ class ServerSampler(Sampler):
         if tokens is None and all(str(token).startswith(_PREFIX) for token in reported.get("tokens") or [None]):
             tokens = [int(token[len(_PREFIX) :]) for token in reported["tokens"]]
         logprobs = reported.get("token_logprobs")
-        if not tokens or not logprobs:
-            missing = [name for name, value in (("token_ids", tokens), ("logprobs.token_logprobs", logprobs)) if not value]
+        needed = {"token_ids": tokens, "logprobs.token_logprobs": logprobs, "finish_reason": choice.get("finish_reason")}
+        if missing := [name for name, value in needed.items() if not value]:
             raise ConfigError(
                 f"the reply of the server at {self.url} has no {' and no '.join(missing)} in its choice; rlx learns from the "
                 "exact tokens that were sampled, so choose a server that returns them; vLLM does"
             )
-        finished = choice.get("finish_reason") == "stop"
+        finished = needed["finish_reason"] == "stop"
         wrong = _invalid_values(tokens, logprobs) or self._wrong(tokens, logprobs, policy, limit=limit, finished=finished)
         if wrong:
             raise TrainingError(f"the server at {self.url} {wrong}")
@@ -353,6 +353,11 @@ class ServerSampler(Sampler):
         """What is wrong with a completion; empty if it is valid."""
         if len(tokens) != len(logprobs) or len(tokens) > limit:
             return f"sent {len(tokens)} tokens with {len(logprobs)} log-probabilities where at most {limit} tokens were asked for"
+        if not finished and len(tokens) < limit:
+            return (
+                f"cut a completion after {len(tokens)} tokens where {limit} were asked for; raise its own limit "
+                "(vLLM: --max-model-len), or lower rollout.max_new_tokens or policy.max_prompt_length"
+            )
         if not 0 <= min(tokens) <= max(tokens) < policy.vocabulary_size:
             return f"sent tokens outside of the policy's vocabulary of {policy.vocabulary_size}; does it serve the same model?"
         stopped = any(string in policy.decode(np.array(tokens)) for string in self.stop)

@@ -144,6 +144,13 @@ def without_tokens(choice):
         (lambda choice: {**choice, "logprobs": None}, ConfigError, r"no logprobs\.token_logprobs in"),
         (lambda choice: {}, ConfigError, r"no token_ids and no logprobs"),
         (lambda choice: {**choice, "token_ids": [*choice["token_ids"], 3]}, TrainingError, "log-probabilities where at most 6"),
+        (lambda choice: {**choice, "finish_reason": None}, TrainingError, "ended a completion by None"),
+        (lambda choice: {name: choice[name] for name in ("token_ids", "logprobs")}, ConfigError, "has no finish_reason in"),
+        (
+            lambda choice: {"token_ids": [17], "logprobs": {"token_logprobs": [-1.0]}, "finish_reason": "length"},
+            TrainingError,
+            "cut a completion after 1 tokens where 6 were asked for",
+        ),
         (lambda choice: {**choice, "token_ids": [99] * len(choice["token_ids"])}, TrainingError, "vocabulary of 41"),
         (
             lambda choice: {**choice, "token_ids": [17] * len(choice["token_ids"]), "finish_reason": "stop"},
