@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.errors import ConfigError
+from rlx.parallel.ranks import ALONE
 from rlx.record.directory import SILENT_SECONDS, this_process
 from rlx.record.provenance import config_hash
 from rlx.record.run import read_run
@@ -118,4 +119,4 @@ def test_resume_of_one_that_runs_says_so_even_before_its_first_checkpoint(tmp_pa
 
     run = written(tmp_path, "1", status="running")
     with pytest.raises(ConfigError, match=r"is still running \(process \d+ on .*\); wait for it, or stop it first"):
-        _resume(OmegaConf.create({"num_steps": 5}), run, [], TrainView(quiet=True), None)
+        _resume(OmegaConf.create({"num_steps": 5}), run, [], TrainView(quiet=True), ALONE)
