@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
+from rlx.record.digest import damaged_log
 from rlx.record.files import json_value
 from rlx.record.run import RunRecord
 from rlx.record.sources import Source, syntax_hash
@@ -160,10 +161,13 @@ def _installed(package: str) -> str | None:
 
 
 def verify_record(record: RunRecord) -> None:
-    """Refuse a record whose config or seed does not have the recorded hash. Raises DataError.
+    """Raise DataError if the config, the seed or a file of logged lines differs from what was recorded.
 
-    A record of another version of rlx may have been hashed in another way and passes.
+    The config of a record of another version of rlx may have been hashed in another way, and passes.
     """
+    mend = f"put the file back, or move {record.directory} away and give its command again"
+    if damage := damaged_log(record.directory, record.logs, may_be_longer=False):
+        raise DataError(f"{damage} that were logged; {mend}")
     try:
         texts = [[str(item[key]) for key in ("module", "file", "sha256", "code")] for item in record.sources]
         sources = [Source(module, Path(file), sha256, code) for module, file, sha256, code in texts]
@@ -173,7 +177,6 @@ def verify_record(record: RunRecord) -> None:
     except KeyError as error:
         wrong = f"was damaged: a file among its sources has no {error}"
     if record.provenance.get("rlx", {}).get("code") == code_hash():
-        mend = f"put the file back, or move {record.directory} away and give its command again"
         raise DataError(f"{record.directory / 'run.json'} {wrong}; {mend}")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import provenance as origin
+from rlx.record.digest import LOGS, digests_of_logs
 from rlx.record.directory import (
     HEARTBEAT_SECONDS,
     Heartbeat,
@@ -38,7 +39,6 @@ from rlx.record.sources import Source, sources
 
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
-_LINES = ("metrics.jsonl", "samples.jsonl", "answers.jsonl")
 COMPLETIONS = "completions.jsonl"
 MOST_COMPLETION_BYTES = 4 * 2**20
 
@@ -54,7 +54,7 @@ class Recorder:
         self._lock = hold(self.directory)
         self._logged: dict[str, int] = {}  # of a resumed run: file of lines -> the last step in it
         self._heartbeat = Heartbeat(self.directory / "run.json")
-        self._files = {name: Appender(self.directory / name) for name in _LINES[:1]}
+        self._files = {name: Appender(self.directory / name) for name in LOGS[:1]}
 
     @classmethod
     def create(
@@ -150,7 +150,7 @@ class Recorder:
             *before.resumed,
             {
                 "step": step,
-                "logged": last_step(before.directory / _LINES[0]),
+                "logged": last_step(before.directory / LOGS[0]),
                 "time": utc_now(),
                 "command": list(command or ()),
                 "status": before.status,
@@ -159,10 +159,10 @@ class Recorder:
             },
         ]
         record = dataclasses.replace(
-            before, status="running", ended=None, error=None, result=None, process=_writer(), resumed=resumed, **changed
+            before, status="running", ended=None, error=None, result=None, logs={}, process=_writer(), resumed=resumed, **changed
         )
         recorder = cls(record, loggers or {}, warn)
-        for name in (*_LINES, COMPLETIONS):
+        for name in (*LOGS, COMPLETIONS):
             truncate_lines(record.directory / name, step)
             recorder._logged[name] = last_step(record.directory / name)
         recorder._write()
@@ -262,6 +262,8 @@ class Recorder:
         self.record = dataclasses.replace(self.record, status=status, ended=utc_now(), error=error, result=result)
         with contextlib.suppress(TrainingError):  # the record itself matters more than the last lines
             self.sync()
+        if status == "completed":
+            self.record = dataclasses.replace(self.record, logs=digests_of_logs(self.directory))
         try:
             self._write()
         except TrainingError:

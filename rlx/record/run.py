@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
+from rlx.record.digest import LOGS
 from rlx.record.directory import is_lost
 from rlx.record.files import follow_latest, number, read_regular
 
@@ -46,7 +47,8 @@ class RunRecord:
 
     config: resolved. overrides: of the command line. variant: the run's name apart from its seed. sources: the user's own files
     that the run used (target, file, sha256, copy). process: the one that writes it. resumed: the step and the time of every
-    resume. error: type and message, and the step if there is one.
+    resume. error: type and message, and the step if there is one. logs: of a completed run, the size and digest of each file of
+    logged lines (see rlx.record.digest).
     """
 
     id: str
@@ -69,6 +71,7 @@ class RunRecord:
     result: AlgorithmResult | None = None
     process: Mapping[str, Any] = field(default_factory=dict)
     resumed: Sequence[Mapping[str, Any]] = ()
+    logs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     directory: Path = field(default=Path(), compare=False)
 
@@ -85,10 +88,10 @@ class RunRecord:
 
 
 _FIELDS = {item.name: item for item in dataclasses.fields(RunRecord) if item.name != "directory"}
-_OPTIONAL = {"ended", "error", "result", "process", "resumed", "schema_version"}
+_OPTIONAL = {"ended", "error", "result", "process", "resumed", "logs", "schema_version"}
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "status", "verb", "algorithm", "variant", "task", "config_hash", "started"), (str,)),
-    **dict.fromkeys(("config", "provenance", "process"), (dict,)),
+    **dict.fromkeys(("config", "provenance", "process", "logs"), (dict,)),
     **dict.fromkeys(("command", "overrides", "sources", "resumed"), (list,)),
     "seed": (int,),
     "ended": (str, type(None)),
@@ -123,6 +126,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
             raise DataError(f"{file}: {name} is {known[name]!r:.60}, not {types[0].__name__}; the record was damaged")
     odd = [(name, item) for name, kind in _ITEMS.items() for item in known.get(name, ()) if not isinstance(item, kind)]
     odd += [("provenance.rlx", made)] if not isinstance(made := known["provenance"].get("rlx", {}), dict) else []
+    odd += [("logs", {name: log}) for name, log in known.get("logs", {}).items() if name not in LOGS or not _is_log(log)]
     if odd:
         raise DataError(f"{file}: {odd[0][0]} holds {odd[0][1]!r:.60}; the record was damaged")
     if known["status"] not in STATUSES:
@@ -137,6 +141,10 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
 def written_by(record: RunRecord) -> str:
     """The process that writes a record, for messages."""
     return f"process {record.process.get('pid')} on {record.process.get('host')}"
+
+
+def _is_log(log: Any) -> bool:
+    return isinstance(log, dict) and isinstance(log.get("bytes"), int) and isinstance(log.get("sha256"), str)
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from rlx.optimizer.step import Optimizer
 from rlx.policy.adapter import read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
+from rlx.record.digest import damaged_log, digest_of, digests_of_logs
 from rlx.record.files import relative
 from rlx.record.run import read_run
 from rlx.record.trust import command_for
@@ -302,19 +303,6 @@ def load_weights(directory: Path, policy: Policy) -> None:
 # Digests of what was written.
 
 SEALED = "sealed"
-_LOGS = ("metrics.jsonl", "samples.jsonl", "answers.jsonl")
-_BLOCK = 1 << 20
-
-
-def digest_of(path: Path, size: int | None = None) -> str:
-    """SHA-256 of a file, or of its first `size` bytes, as 64 hexadecimal digits. Raises OSError."""
-    digest = hashlib.sha256()
-    left = path.stat().st_size if size is None else size
-    with path.open("rb") as file:
-        while left > 0 and (block := file.read(min(_BLOCK, left))):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()
 
 
 def seal(values: dict[str, Any], checkpoint: Path, run: Path) -> dict[str, Any]:
@@ -324,12 +312,7 @@ def seal(values: dict[str, Any], checkpoint: Path, run: Path) -> dict[str, Any]:
     directory of the record.
     """
     files = {file.name: digest_of(file) for file in sorted(checkpoint.iterdir())}
-    logs = {}
-    for name in _LOGS:
-        if (run / name).is_file():
-            size = (run / name).stat().st_size
-            logs[name] = {"bytes": size, "sha256": digest_of(run / name, size)}
-    sealed: dict[str, Any] = {**values, SEALED: {"files": files, "logs": logs}}
+    sealed: dict[str, Any] = {**values, SEALED: {"files": files, "logs": digests_of_logs(run)}}
     sealed[SEALED]["values"] = _digest_of_values(sealed)
     return sealed
 
@@ -359,17 +342,10 @@ def verify_checkpoint(directory: Path, values: dict[str, Any]) -> None:
 
 def verify_logs(run: Path, values: dict[str, Any]) -> None:
     """Raise DataError if lines logged before the checkpoint are missing or changed."""
-    for name, log in (values.get(SEALED) or {}).get("logs", {}).items():
-        file = run / name
-        size = file.stat().st_size if file.is_file() else 0  # a pipe is not a regular file
-        if size < log["bytes"]:
-            wrong = f"has {size} of the {log['bytes']} bytes" if size else "is gone, with the lines"
-        elif digest_of(file, log["bytes"]) != log["sha256"]:
-            wrong = "does not hold the lines"
-        else:
-            continue
+    damage = damaged_log(run, (values.get(SEALED) or {}).get("logs", {}), may_be_longer=True)
+    if damage is not None:
         raise DataError(
-            f"{file} {wrong} that were logged before the checkpoint of step {values['step']}, so the record of a resumed run "
+            f"{damage} that were logged before the checkpoint of step {values['step']}, so the record of a resumed run "
             f"would have a gap; put the file back, or move {run} away and give its command again"
         )
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from rlx.comparison.choices import Choices
@@ -5,9 +7,10 @@ from rlx.comparison.comparison import compare
 from rlx.comparison.evidence import gather
 from rlx.config.compose import read_yaml
 from rlx.config.schema import conf_dir
-from rlx.errors import ConfigError, EvidenceError
+from rlx.errors import ConfigError, DataError, EvidenceError
+from rlx.record.digest import digests_of_logs
 from rlx.record.provenance import code_hash, config_hash
-from rlx.record.run import up_to_date
+from rlx.record.run import read_run, up_to_date
 from tests.comparison.records import config_of, normal_scores, write_run, write_sweep
 
 LOW, HIGH = normal_scores(0.5, 0.02, 8, seed=1), normal_scores(0.6, 0.03, 8, seed=2)
@@ -83,6 +86,31 @@ def test_a_config_that_does_not_have_its_hash_is_refused_unless_allowed(tmp_path
     with pytest.raises(EvidenceError, match=r"run\.json was changed: its config does not have the recorded hash"):
         compare(tmp_path)
     assert [variant.n for variant in compare(tmp_path, allow=["damaged"]).variants] == [len(HIGH) - 1]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "answers.jsonl"])
+def test_a_number_that_was_changed_after_the_run_is_refused_unless_allowed(tmp_path, name):
+    for seed, score in enumerate(HIGH):
+        run = write_run(tmp_path / f"{seed}", seed=seed, score=score, answers=[score, score])
+        values = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps({**values, "logs": digests_of_logs(run)}))
+    assert [variant.n for variant in compare(tmp_path).variants] == [len(HIGH)]
+    lines = tmp_path / "0" / name
+    lines.write_text(
+        lines.read_text().replace("0.3", "0.4", 1) if name == "metrics.jsonl" else lines.read_text().replace("[0", "[1")
+    )
+    with pytest.raises(EvidenceError, match=rf"{name} does not hold the lines that were logged"):
+        compare(tmp_path)
+    assert [variant.n for variant in compare(tmp_path, allow=["damaged"]).variants] == [len(HIGH) - 1]
+
+
+@pytest.mark.parametrize(
+    "logs", [7, {"../a": {"bytes": 1, "sha256": ""}}, {"metrics.jsonl": 3}, {"metrics.jsonl": {"bytes": "1"}}]
+)
+def test_strange_digests_are_a_damaged_record(tmp_path, logs):
+    run = write_run(tmp_path / "run", record={"logs": logs})
+    with pytest.raises(DataError, match=r"logs .*the record was damaged"):
+        read_run(run)
 
 
 def test_a_metric_that_no_run_has_is_named_with_the_nearest(tmp_path):
