@@ -244,7 +244,9 @@ class LowRank(NamedTuple):
     scale: float
 
     def add_to(self, result: Tensor, rows: Tensor) -> Tensor:
-        """Add its output for rows [M, I] to result [M, O], in place."""
+        """Add its output for rows [M, I] to result [M, O], in place. Under autocast, where result is in 16 bits, as peft does."""
+        if result.dtype != self.up.dtype:
+            return result.add_(F.linear(F.linear(rows, self.down), self.up), alpha=self.scale)
         return result.addmm_(F.linear(rows, self.down), self.up.t(), alpha=self.scale)
 
 

@@ -91,6 +91,17 @@ def test_an_adapter_is_part_of_it_where_it_is_switched_on(lora, at):
     assert at == "trained" or not torch.allclose(found["trained"], found[at], atol=1e-2)
 
 
+def test_an_adapter_is_added_under_autocast_as_the_model_adds_it():
+    policy, prompts = adapted(), [np.array([3, 4, 9])]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, models = (f(policy.model).start(prompts, max_rows=1, max_new_tokens=1) for f in (LlamaForward, PlainForward))
+        with policy.adapter.start():
+            without = LlamaForward(policy.model).start(prompts, max_rows=1, max_new_tokens=1)
+    assert ours.dtype == models.dtype
+    error = (ours - models).abs().max()
+    assert error < 0.05 * (ours - without).abs().max()  # 8 bits of a mantissa
+
+
 def test_an_adapter_that_it_cannot_add_is_left_to_the_model():
     assert not supports_llama_forward(adapted(dora=True).model)
     merged = adapted()
