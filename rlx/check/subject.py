@@ -186,12 +186,15 @@ class Subject:
         return 0, first or 0
 
     def _learns(self, laboratory: Laboratory, step: int) -> tuple[bool, bool]:
-        """Return (whether a draw at a step gives a gradient, whether then every term has a non-zero weight)."""
+        """Return (whether a draw at a step gives a gradient, whether then the policy learns and every term has a weight)."""
         batch = self.first_update(laboratory, step=step)
-        if len(batch) == 0 or not bool(self.gradient(laboratory, batch)[0].any()):
+        gradient = self.gradient(laboratory, batch)[0] if len(batch) else torch.zeros(0)
+        if not bool(gradient.any()):
             return False, False
+        critic = len(laboratory.policy.leaves.get("values", ()))  # the last leaf; it may learn alone at first
         terms = self.loss(replace(laboratory, loss_state=dict(laboratory.loss_state)), batch).terms
-        return True, all(bool(term.weights.any()) for term in terms.values())
+        by_all = bool(gradient[: len(gradient) - critic].any()) and all(bool(term.weights.any()) for term in terms.values())
+        return True, by_all
 
     def warmed(self, laboratory: Laboratory) -> Laboratory:
         """Return the laboratory after the draws that precede learning, and at the step from which on the algorithm learns."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import math
 import sys
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rlx.check.batch import parts_of, signature, tensors_of
@@ -61,11 +63,11 @@ def same_values_by_place(subject: Subject) -> Finding | None:
     first = drawn[0][1]
     for name, values in first.items():
         others = [numbers.get(name) for _, numbers in drawn[1:]]
-        each = values.double().reshape(len(values), -1)[:, 0] if values.numel() else values
+        each = values.double().reshape(len(values), -1)
         if len(each) < 2 or not bool((each != each[0]).any()) or not all(_equal(values, other) for other in others):
             continue
         elsewhere = _numbers(subject, 0, seed=subject.seed + 1)[1].get(name)
-        if elsewhere is None or _equal(values, elsewhere):
+        if elsewhere is None or elsewhere.shape != values.shape or _equal(values, elsewhere):
             continue
         return broken(
             f"the {name.removeprefix('batch.')} of steps {', '.join(map(str, STEPS))} are the same numbers at the same "
@@ -126,11 +128,24 @@ def _drawn(subject: Subject, step: int, seed: int) -> Any:
 
 
 def _numbers(subject: Subject, step: int, seed: int | None = None) -> tuple[list[bytes], dict[str, Tensor]]:
-    """Return (the prompts of a draw in their order, its tensors with one or more values for each row)."""
+    """Return (the prompts of a draw in their order, its tensors with one or more values for each row).
+
+    Of a tensor over tokens that is 0 at some, this is where it is: 1 or 0 within completions, NaN outside of them.
+    """
     batch = _drawn(subject, step, subject.seed if seed is None else seed)
-    prompts = [prompt.tobytes() for part in parts_of(batch) for prompt in part.sequences.prompts]
-    return prompts, {name: values for name, values in tensors_of(batch) if values.ndim and len(values) == len(prompts)}
+    parts = parts_of(batch)
+    prompts = [prompt.tobytes() for part in parts for prompt in part.sequences.prompts]
+    found = {name: values for name, values in tensors_of(batch) if values.ndim and len(values) == len(prompts) and values.numel()}
+    mask = parts[0].sequences.completion_mask if len(parts) == 1 else torch.zeros(0)
+    for name, values in found.items():
+        if values.shape == mask.shape and values.is_floating_point() and 0 < int(values[mask].eq(0).sum()) < int(mask.sum()):
+            found[name] = torch.where(mask, values.eq(0).double(), math.nan)
+    return prompts, found
 
 
 def _equal(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.shape == other.shape and bool((one == other).all())
+    """Whether two tensors are equal, where neither is NaN: at many places at least."""
+    if other is None or one.shape != other.shape:
+        return False
+    both = ~(one.isnan() | other.isnan())
+    return bool((one == other)[both].all()) and (bool(both.all()) or int(both.sum()) >= MANY * len(one))

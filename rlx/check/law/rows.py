@@ -15,6 +15,7 @@ from rlx.check.batch import group_keys, parts_of, permuted
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed, updated_again
 from rlx.check.law.chance import same_for_every_seed, same_in_every_process, same_random_numbers, same_values_by_place
+from rlx.check.law.feedback import feedback
 from rlx.check.law.held_out import reads_held_out
 from rlx.check.law.memory import never_written, remembered_by_place, state_of_other_rows
 from rlx.check.law.minibatch import group_stands_twice, rows_come_unevenly, same_minibatch, values_of_other_rows
@@ -244,6 +245,7 @@ def draws(subject: Subject) -> Finding:
         same_in_every_process,
         reads_held_out,
         never_written,
+        feedback,
         remembered_by_place,
         state_of_other_rows,
         weights_of_the_draw,

@@ -15,6 +15,7 @@ from rlx.check.subject import Subject
 from rlx.check.variant import plain_fields
 
 LATER = (10, 100, 1000, 100_000)  # steps at which weights are compared with step 0
+MANY = range(200, 264)  # further steps, as a batch may hold nothing to learn from
 GROWN = 30.0  # factor between the last two of these steps; a weight proportional to the step grows by a factor of 100
 ANGLES = (1.0, 2.0, 0.5)  # angles in radians at which a cosine without pi ends
 CURVES = {math.cos: "cosine", math.sin: "sine"}
@@ -40,7 +41,26 @@ Levels = Mapping[str, _Level]  # term -> its level
 def schedules(subject: Subject) -> Finding | None:
     """Return a finding if weights of a term at later steps are negative, grow without limit, or follow a wrong cosine."""
     found = {step: _levels(subject, step) for step in (0, *LATER)}
-    return _turns_negative(found) or _grows_without_end(found) or _comes_again(subject, found) or _without_pi(subject, found)
+    grown = _turns_negative(found) or _grows_without_end(found)
+    return grown or _never_again(subject) or _comes_again(subject, found) or _without_pi(subject, found)
+
+
+def _never_again(subject: Subject) -> Finding | None:
+    """Return a finding if the policy learns at step 0 and at no later step."""
+    for step in (*LATER, *MANY, 0):
+        laboratory, batch = subject.stand_in_batch(step=step)
+        if subject.goes_past or len(batch) == 0:
+            return None
+        gradient, _ = subject.gradient(laboratory, batch)
+        learns = bool(gradient[: len(laboratory.policy.leaves.get("token_logprobs", ()))].any())
+        if learns != (step == 0):
+            return None
+    return broken(
+        f"the policy learns at step 0, and nothing at {len(LATER) + len(MANY)} steps from {LATER[0]} to {LATER[-1]}",
+        number=f"0 of {len(LATER) + len(MANY)} steps",
+        where="draw",
+        mend="look which way a step is compared: a warm-up is over where lab.step >= warmup",
+    )
 
 
 def _turns_negative(found: Mapping[int, Levels]) -> Finding | None:

@@ -47,8 +47,9 @@ def _remembers(subject: Subject) -> Finding | None:
         first, _, optimizer = moved_by(subject, RATES[1])
         again, _, _ = moved_by(subject, RATES[1])
         if torch.equal(first, again):  # stored values may not change an update on the same batch
-            moved_by(subject, RATES[1], rows=1)
-            again, _, _ = moved_by(subject, RATES[1])
+            for other in ({"factors": dict.fromkeys(_totals(subject), -2.0)}, {"rows": 1}):
+                moved_by(subject, RATES[1], **other)
+                again = moved_by(subject, RATES[1])[0] if torch.equal(first, again) else again
     except RuntimeError as error:
         if "size" not in str(error):
             raise
@@ -274,7 +275,7 @@ def _one_sided(subject: Subject) -> Finding | None:
 
 
 def _weighs_again(subject: Subject) -> Finding | None:
-    """Return a finding if update_policy multiplies the gradient of a term by a coefficient that the loss already includes.
+    """Return a finding if update_policy multiplies a gradient by a coefficient that the loss already includes, or drops it.
 
     Another value of such a coefficient then changes the update differently from the gradient scaled by the same factor.
     """
@@ -295,15 +296,23 @@ def _weighs_again(subject: Subject) -> Finding | None:
         by_gradient = moved_by(subject, RATES[1], factors=small | dict.fromkeys(scaled, factor * TINY))[0]
         by_value = moved_by(twin, RATES[1], factors=small)[0]
         least = SAME * float(by_gradient.norm())
-        if float((by_gradient - as_it_is).norm()) <= least or float((by_gradient - by_value).norm()) <= least:
-            continue  # normalised gradients must be multiplied by their coefficient again
-        return broken(
-            f"{name} = {other:g} for {value:g} moves the policy otherwise than a gradient of {', '.join(sorted(scaled))} that is "
-            f"{factor:g} times as large: the coefficient counts twice",
-            number=f"{factor:g}",
-            where="update_policy",
-            mend="gradients() and gradients(by=...) carry the coefficients of their terms already: add them as they are",
-        )
+        same_gradient, same_value = (float((each - as_it_is).norm()) <= least for each in (by_gradient, by_value))
+        terms = ", ".join(sorted(scaled))
+        without = moved_by(subject, RATES[1], factors=small | dict.fromkeys(scaled, 0.0))[0]
+        if same_gradient and same_value and float((without - as_it_is).norm()) > least:
+            wrong = (
+                f"{name} = {other:g} for {value:g} makes the same update: what brings {terms} to one size takes its weight away"
+            )
+            mend = "gradients of one size are multiplied by their coefficients again before they are added"
+        elif not same_gradient and float((by_gradient - by_value).norm()) > least:
+            wrong = (
+                f"{name} = {other:g} for {value:g} moves the policy otherwise than a gradient of {terms} that is {factor:g} "
+                "times as large: the coefficient counts twice"
+            )
+            mend = "gradients() and gradients(by=...) carry the coefficients of their terms already: add them as they are"
+        else:  # normalised gradients must be multiplied by their coefficient again
+            continue
+        return broken(wrong, number=f"{factor:g}", where="update_policy", mend=mend)
     return None
 
 
