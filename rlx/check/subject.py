@@ -193,8 +193,7 @@ class Subject:
             return False, False
         critic = len(laboratory.policy.leaves.get("values", ()))  # the last leaf; it may learn alone at first
         terms = self.loss(replace(laboratory, loss_state=dict(laboratory.loss_state)), batch).terms
-        by_all = bool(gradient[: len(gradient) - critic].any()) and all(bool(term.weights.any()) for term in terms.values())
-        return True, by_all
+        return True, bool(gradient[: len(gradient) - critic].any()) and all(bool(term.weights.any()) for term in terms.values())
 
     def warmed(self, laboratory: Laboratory) -> Laboratory:
         """Return the laboratory after the draws that precede learning, and at the step from which on the algorithm learns."""

@@ -14,8 +14,10 @@ from rlx.loss.advantage.token import discounted_returns
 from rlx.loss.base import clamped_exp
 from rlx.loss.weight import token_mean
 from rlx.rollout.draw import roll_out
+from rlx.rollout.rollouts import best_against_worst
 from tests.check.checking import failed, with_loss
 from tests.check.faulty import Rewards
+from tests.check.unusual import BestAgainstWorst
 
 pytestmark = pytest.mark.whole
 
@@ -104,6 +106,33 @@ def baseline_once(token_rewards, completion_mask, values):
     return (discounted_returns(token_rewards, completion_mask, gamma=1.0) - values) * completion_mask
 
 
+@completion_advantage
+def mean_divided_again(rewards, lengths):
+    lengths = lengths.to(rewards) + 1
+    return rewards - (rewards * lengths).mean(dim=1, keepdim=True) / lengths.sum(dim=1, keepdim=True)
+
+
+@completion_advantage
+def mean_by_length(rewards, lengths):
+    lengths = lengths.to(rewards) + 1
+    return rewards - (rewards * lengths).sum(dim=1, keepdim=True) / lengths.sum(dim=1, keepdim=True)
+
+
+def one_step(token_rewards, completion_mask, values, discount):
+    ahead = F.pad(values * completion_mask, (0, 1))[..., 1:]
+    return (token_rewards + discount * ahead - values) * completion_mask
+
+
+@token_advantage
+def trace_for_discount(token_rewards, completion_mask, values, *, gamma=1.0, lam=0.9):
+    return gamma * one_step(token_rewards, completion_mask, values, lam)
+
+
+@token_advantage
+def discount_for_discount(token_rewards, completion_mask, values, *, gamma=0.9):
+    return one_step(token_rewards, completion_mask, values, gamma)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CostsOfThePast(Rewards):
     """A KL to the reference that is charged to the tokens after it."""
@@ -151,6 +180,32 @@ class MeansOfTheKept(MeansOfAll):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BestOfAColumn(BestAgainstWorst):
+    """Takes the best and the worst over the prompts of a draw."""
+
+    pairs_per_step: int = 4
+
+    def pairs(self, batch):
+        return best_against_worst(replace(batch, rewards=batch.rewards.T.contiguous()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostsInTheRewards(CostsToCome):
+    """A critic that learns returns with the costs of a KL in them, which is all that the KL's weight does."""
+
+    needs: ClassVar = frozenset({Need.REWARDS, Need.REFERENCE, Need.VALUES})
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(returns=batch.advantages)
+
+    def compute_loss(self, policy, reference, batch):
+        found = policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=frozenset({"values"}))
+        error = Term((found.values - batch.returns) ** 2, batch.weights)
+        return LossOutput({**super().compute_loss(policy, reference, batch).terms, "critic": error})
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneSize(Rewards):
     """Brings the gradients of its terms to one size, weights and all."""
 
@@ -193,6 +248,10 @@ FAULTY = [
     (actor_critic(baseline_twice()), "credit", "lowers it by 2: its value is subtracted more than once"),
     (CostsOfThePast(), "credit", "a KL to the reference moves the advantages of later ones"),
     (MeansOfAll(), "credit", "rewarded by 1 more lower the advantages of another prompt by 1"),
+    (replace(rlx.load("algorithm", "custom_grpo"), advantage=mean_divided_again()), "baseline", "is divided by 8 once more"),
+    (actor_critic(trace_for_discount()), "credit", "the discount is 1, but tokens before the last get advantages of down to"),
+    (BestOfAColumn(), "direction", "other prompts are made of other completions"),
+    (OneSize(), "update", "makes the same update: what brings kl to one size takes its weight away"),
 ]
 SOUND = [
     (with_loss(beta_is_constant()), ["direction"]),
@@ -205,6 +264,10 @@ SOUND = [
     (CostsToCome(), ["credit", "objective"]),
     (MeansOfTheKept(), ["credit"]),
     (OneSizeEachWeighed(), ["update"]),
+    (CostsInTheRewards(), ["anchor"]),
+    (BestAgainstWorst(), ["direction"]),
+    (replace(rlx.load("algorithm", "custom_grpo"), advantage=mean_by_length()), ["baseline"]),
+    (actor_critic(discount_for_discount()), ["credit"]),
 ]
 
 

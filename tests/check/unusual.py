@@ -91,8 +91,11 @@ class BestAgainstWorst(Preferences):
 
     def draw(self, lab):
         sizes = {"prompts_per_step": self.pairs_per_step, "group_size": self.group_size}
-        batch = best_against_worst(roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False))
+        batch = self.pairs(roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False))
         return batch.with_weights(preference=torch.full((len(batch),), 1 / max(1, len(batch))))
+
+    def pairs(self, batch):
+        return best_against_worst(batch)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ def _critic_is_wrong(subject: Subject) -> Finding | None:
         if _drawn(subject, laboratory, {}) is None:
             return None
         batch = _said(subject, laboratory, reward)
-        if (said := paid_and_expected(with_tokens(batch), reward)) is not None:
+        if (said := paid_and_expected(subject, with_tokens(batch), reward)) is not None:
             return _credit_broken(subject, batch, 0, said)
         worst = max((float(part.advantages.abs().max()) for part in parts_of(batch) if len(part)), default=1.0)
         if worst <= EQUAL:
@@ -313,16 +313,21 @@ def baseline(subject: Subject) -> Finding:
                 example=f"rewards {listed(rewards[row])} -> advantages {listed(before[row])}",
                 mend="an advantage is reward minus baseline: rewards - rewards.mean(dim=1, keepdim=True)",
             )
-    size = rewards.shape[1]  # of a slope of 1 + 1 / size, 1 / size remains
-    if size > 1 and shares and all(abs(share * (size + 1) - 1) < STRAIGHT for share in shares):
-        return broken(
-            f"rewards that are all higher by {BONUS:g} raise the advantages of every group of {size} by 1/{size} of that: the "
-            f"baseline of a completion is the sum of the {size - 1} other rewards divided by {size}",
-            number=f"1/{size}",
-            where="draw",
-            example=f"rewards {listed(rewards[0])} -> advantages {listed(before[0])}",
-            mend=f"the mean of the others divides by their number: (rewards.sum(dim=1, keepdim=True) - rewards) / {size - 1}",
-        )
+    size = rewards.shape[1]
+    others = f"of a completion is the sum of the {size - 1} other rewards divided by {size}"
+    for left, part, what in (  # of a slope of 1 + 1 / size, 1 / size remains
+        (1 / (size + 1), 1, others),
+        (1 - 1 / size, size - 1, f"is a mean that is divided by {size} once more"),
+    ):
+        if size > 1 and shares and all(abs(share - left) < STRAIGHT for share in shares):
+            return broken(
+                f"rewards that are all higher by {BONUS:g} raise the advantages of every group of {size} by {part}/{size} of "
+                f"that: the baseline {what}",
+                number=f"{part}/{size}",
+                where="draw",
+                example=f"rewards {listed(rewards[0])} -> advantages {listed(before[0])}",
+                mend=f"the mean of the others divides their sum by {size - 1}, a weighted mean by the sum of its weights",
+            )
     return (
         passed(f"{sum(shares) / len(shares):.2g} of a shift is left")
         if shares

@@ -15,6 +15,7 @@ from rlx.check.batch import Key, key_of, keys_of, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import recording
 from rlx.check.subject import Laboratory, Subject, row_shown
+from rlx.check.variant import plain_fields
 from rlx.loss.advantage.token import TokenAdvantage
 
 LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] lengths of synthetic completions, in tokens
@@ -32,6 +33,7 @@ OTHERS = {  # is a completion greedy? -> what it does, and the mend
         "means are of the groups that a batch holds: after batch.take(rows) they are mean[rows], not mean[: len(rows)]",
     ),
 }
+DISCOUNTS = {"gamma", "discount"}  # names of the discount of rewards
 EQUAL = 1e-9
 CLOSE = 1e-5  # relative to the largest advantage
 MOST_PROMPTS = 4  # prompts whose completions are tried, greedy ones and sampled ones
@@ -224,13 +226,24 @@ def subtracted_twice(paid: Any, spiked: Any, row: int, last: int) -> str | None:
     )
 
 
-def paid_and_expected(part: Any, reward: float) -> str | None:
-    """Return what is wrong if a critic that says the reward of all completions leaves advantages, but none at last tokens."""
+def paid_and_expected(subject: Subject, part: Any, reward: float) -> str | None:
+    """Return what is wrong if a critic that says the reward of all completions leaves advantages, but none at last tokens.
+
+    Advantages may be below 0, unless the algorithm has a discount that is 1.
+    """
     if part is None or not reward or not bool((mask := part.sequences.completion_mask).any()):
         return None
     ahead = torch.cat([mask[..., 1:], torch.zeros_like(mask[..., :1])], dim=-1)
     earlier, last = part.advantages[mask & ahead].double(), part.advantages[mask & ~ahead].double()
-    if bool((last.abs() > CLOSE).any()) or not bool((earlier > CLOSE).any()) or bool((earlier < -CLOSE).any()):
+    if bool((last.abs() > CLOSE).any()) or not bool((earlier.abs() > CLOSE).any()):
+        return None
+    undiscounted = {value for name, value in plain_fields(subject.algorithm) if name.rpartition(".")[2] in DISCOUNTS} == {1.0}
+    if undiscounted and -reward + CLOSE < float(earlier.min()) <= float(earlier.max()) < -CLOSE:
+        return (
+            f"every reward is {reward:g}, the critic says so and the discount is 1, but tokens before the last get advantages of "
+            f"down to {float(earlier.min()):.2g}: what the critic expects after a token is multiplied by something else"
+        )
+    if bool((earlier < -CLOSE).any()):
         return None
     return (
         f"every reward is {reward:g} and the critic says so, but tokens before the last get advantages of up to "

@@ -17,7 +17,7 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import draw_of, signature, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import becomes_infinite, clock_read, drops_out, first_change, first_result
-from rlx.check.subject import Laboratory, Subject, flat
+from rlx.check.subject import Laboratory, Subject, flat, losses_of
 from rlx.errors import NonFiniteError, RlxError, users_place
 from rlx.seeding import Stream
 
@@ -32,6 +32,8 @@ FOREIGN = {
     "mean_reward": "reward_mean", "response_length": "completion_length", "lr": "learning_rate", "grad_norms": "grad_norm",
 }  # fmt: skip
 EMPTY = "every completion empty"  # no sampler makes such a batch, so an error for it is not a fault; a non-finite number is
+RAREST = -60.0  # log-probability of a sampled token, at least
+SOME_EMPTY = "some completions empty"  # left out, truncated ones say; losses of pairs meet none, unless they read labels
 OWN_WORDS = {"logps": "logprobs", "logp": "logprobs", "response": "completion", "responses": "completions", "ref": "reference"}
 _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 
@@ -155,21 +157,24 @@ def global_generators() -> Iterator[Callable[[], list[str]]]:
 
 
 def stays_finite(subject: Subject) -> Finding:
-    """Loss, metrics and gradient are finite for log-probabilities from -1e4 to 0 and on degenerate batches."""
+    """Loss, metrics and gradient are finite for log-probabilities of -1e4 to 0, of -60 if sampled, and on odd batches."""
     cases: dict[str, dict[str, Any]] = {}
+    losses = list(losses_of(subject.algorithm))
     if Need.REWARDS in subject.needs:
         cases["groups without signal (all rewards equal)"] = {"rewards": {"equal_rewards": True}}
     if not subject.goes_past:
         cases |= {
             "log-probabilities of -1e4": {"constant": -1e4},
             "log-probabilities of -1e4 under the reference": {"constant": -1e4, "constant_of": "reference"},
-            "log-probabilities of -1e4 under the sampler": {"constant": -1e4, "constant_of": "sampler"},
+            f"log-probabilities of {RAREST:g} under the sampler": {"constant": RAREST, "constant_of": "sampler"},
             "log-probabilities of -1e4 on about half of the completions": {"constant": -1e4, "mixed": True},
             "log-probabilities of 0": {"constant": 0.0},
             "completions of one token": {"shape": "one token"},
-            "some completions empty": {"shape": "some empty"},
-            EMPTY: {"shape": "empty"},
         }
+    if not subject.goes_past and (
+        Need.REWARDS in subject.needs or not losses or any("label" in each.requires for _, each in losses)
+    ):
+        cases |= {SOME_EMPTY: {"shape": "some empty"}, EMPTY: {"shape": "empty"}}
     if not cases:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
     for name, settings in cases.items():
@@ -184,6 +189,9 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
     def run() -> str:
         drawn.append(batch := draw_of(subject.algorithm, laboratory.lab(seed=subject.seed)))
         bad = [where for where, tensor in tensors_of(batch) if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+        if bad and name in (SOME_EMPTY, EMPTY) and not any("weights" in where for where in bad):
+            subject.untried.append(f"{name}, for which {bad[0]} is not finite")  # what is sampled has a token, and a length
+            return ""
         if bad or len(batch) == 0:
             return bad[0] if bad else ""
         drawn.append(batch)

@@ -12,6 +12,8 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import Key, at, keys_of, parts_of
 from rlx.check.finding import Finding, broken
+from rlx.check.law.sampled import pairs_of_other_rewards
+from rlx.check.law.target import of_targets
 from rlx.check.law.token import SIDES
 from rlx.check.place import throws_dice
 from rlx.check.stand_in import StandInPolicy
@@ -68,7 +70,13 @@ def preferred(
     if sum(each) < 0 and (astray_later := _given_up(subject, laboratory, batch, part)) is not None:
         return astray_later
     if sum(each) < 0 and not labelled:
-        settled = _turns_when_settled(subject, laboratory, batch, part)
+
+        def leaning(twin: Subject, side: int, by: float) -> tuple[float, Tensor, float]:
+            loss, gradient = _leaning(twin, laboratory, batch, part, side=side, by=by)
+            groups = completion_gradients(laboratory, part, gradient)
+            return loss, gradient, float(sum(chosen.sum() - rejected.sum() for chosen, rejected in groups))
+
+        settled = (of_targets(subject, leaning) if begins else None) or _turns_when_settled(subject, laboratory, batch, part)
         if (later := settled or _turns_behind(subject, laboratory, batch, part, each)) is not None:
             return later
     if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # the laws tokens and falls report no gradient
@@ -95,15 +103,17 @@ def turned_where_likely(subject: Subject) -> Finding | None:
     if not subject.reads_pairs:
         return None
     slopes, example = _where_all_are(subject, LIKELY)
-    if not slopes or not all(chosen > FLAT and rejected < -FLAT for chosen, rejected in slopes):
+    if not slopes or not all(rejected < -FLAT for _, rejected in slopes):  # less confidence in chosen ones may be wanted
         return None
     unlikely, _ = _where_all_are(subject, EQUALLY)
-    if any(chosen > FLAT or rejected < -FLAT for chosen, rejected in unlikely):
+    if any(chosen > FLAT or rejected < FLAT for chosen, rejected in unlikely):
         return None
+    both = all(chosen > FLAT for chosen, _ in slopes)
     return broken(
-        f"where every token has a probability of {math.exp(LIKELY):.2g}, preferring the chosen completions more raises the loss "
-        f"(slope {slopes[0][0]:+.2e}, it must be negative), and preferring the rejected ones lowers it; at "
-        f"{math.exp(EQUALLY):.2g} it does not",
+        f"where every token has a probability of {math.exp(LIKELY):.2g}, preferring "
+        + (f"the chosen completions more raises the loss (slope {slopes[0][0]:+.2e}, it must be negative), and " if both else "")
+        + f"{'preferring ' if both else ''}the rejected ones lowers {'it' if both else 'the loss'} (slope {slopes[0][1]:+.2e}); "
+        f"at {math.exp(EQUALLY):.2g} it does not",
         number=f"{len(slopes)} pairs",
         where="compute_loss",
         example=example,
@@ -131,7 +141,7 @@ def places_decide(subject: Subject, laboratory: Laboratory, batch: Any, part: An
         or not isinstance(laboratory.policy, StandInPolicy)
     ):
         return None
-    return _rewards_unread(subject, laboratory, batch, part) or _ties_by_place(subject)
+    return pairs_of_other_rewards(subject) or _rewards_unread(subject, laboratory, batch, part) or _ties_by_place(subject)
 
 
 def _rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:

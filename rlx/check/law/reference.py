@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +94,18 @@ def _reference_slope(
 def _is_in_a_constant(
     subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], side: int, ours: float, theirs: float
 ) -> bool:
-    """Whether the reference is subtracted only from what the loss holds constant of the policy (an adaptive target, say)."""
+    """Whether the reference is subtracted wherever the loss reads the policy, or where it holds that constant.
+
+    A weight or a target may be made of the margin, and held constant.
+    """
     leaf, losses = laboratory.policy.leaves["token_logprobs"], []
     places = torch.cat([g[side] for part in pairs for g in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
-    for by in (-NUDGED, NUDGED):
+    for by in (-NUDGED, 0.0, NUDGED):
         with at(leaf, leaf.detach()[places] + by, places):
             losses.append(float(subject.loss(laboratory, batch).loss.detach()))
-    return abs((losses[1] - losses[0]) / (2 * NUDGED) - ours + theirs) < AVERAGED * abs(theirs)
+    moves = (losses[2] - losses[0]) / (2 * NUDGED)  # with constants
+    bends = abs(losses[2] - 2 * losses[1] + losses[0]) > AVERAGED * abs(losses[2] - losses[0])  # as a hinge does
+    return min(abs(moves - ours + theirs), math.inf if bends else abs(moves + theirs)) < AVERAGED * abs(theirs)
 
 
 def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], gradient: Tensor) -> Finding | None:
@@ -320,7 +326,8 @@ def _counted_twice(subject: Subject) -> Finding | None:
                 return None
             drawn = float((one - two).abs().max())
             mine, _ = subject.gradient(laboratory, batch)
-            theirs, _ = subject.with_algorithm(first[name]).gradient(laboratory, other.with_values(advantages=one))
+            same = other.with_values(advantages=one, returns=getattr(batch, "returns", None))  # a critic's targets follow rewards
+            theirs, _ = subject.with_algorithm(first[name]).gradient(laboratory, same)
             acts.append((drawn > FLAT, float((mine - theirs).abs().max()) > FLAT**2))
             if acts == [(True, False)] and drawn > ROUNDED:  # if all agree, a penalty is 0
                 return broken(

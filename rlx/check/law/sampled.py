@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlx.algorithm.base import LossOutput, Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import Key, group_keys, parts_of
 from rlx.check.finding import Finding, broken
+from rlx.check.place import throws_dice
 from rlx.check.stand_in_task import reward_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 from rlx.task.base import Prompt
 
 EQUAL = 1e-5  # in units of the reward
+MOST_PROMPTS = 3  # prompts whose rewards change
 
 
 def rewards_of_others(subject: Subject) -> Finding | None:
@@ -54,6 +57,33 @@ def rewards_of_others(subject: Subject) -> Finding | None:
             "batch.take(rows) takes everything along, rewards.gather(1, places) follows sequences.pick(places)",
         )
     return None
+
+
+def pairs_of_other_rewards(subject: Subject) -> Finding | None:
+    """Return a finding if pairs change where only the rewards of another prompt do, all of them alike."""
+    usual = _pairs_by_prompt(subject.draw(subject.stand_in(spread=0.0)))
+    texts = {subject.policy.encode_prompt(each.text, each.tools).tobytes(): each.text for each in subject.small_task.prompts()}
+    for prompt in [prompt for prompt in usual if prompt in texts][:MOST_PROMPTS]:
+        moved = _pairs_by_prompt(subject.draw(subject.stand_in(spread=0.0, rewards={"favoured": texts[prompt]})))
+        others = [each for each in usual if each != prompt and each in moved and moved[each] != usual[each]]
+        if others and not throws_dice(lambda: subject.draw(subject.stand_in(spread=0.0))):
+            return broken(
+                f"where completions of one prompt are all rewarded by 1 more, pairs of {len(others)} of {len(usual) - 1} other "
+                "prompts are made of other completions",
+                number=f"{len(others)} of {len(usual) - 1} prompts",
+                where="draw",
+                example=repr(subject.policy.decode(np.frombuffer(others[0], dtype=np.int64))),
+                mend="the best and the worst of a group are over its completions: rewards.argmax(dim=1) of rewards [P, G]",
+            )
+    return None
+
+
+def _pairs_by_prompt(batch: Any) -> dict[bytes, set[tuple[Key, ...]]]:
+    """Return prompt -> its pairs, as keys of the completions, without those of twice the same completion."""
+    found: dict[bytes, set[tuple[Key, ...]]] = {}
+    for group in (group for part in parts_of(batch) for group in group_keys(part.sequences)):
+        found.setdefault(group[0][0], set()).update([group] if len(set(group)) > 1 else [])
+    return found
 
 
 def left_out_counts(subject: Subject) -> Finding | None:

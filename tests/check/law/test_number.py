@@ -1,15 +1,17 @@
 """Laws of numbers: which global generators were used, and what is finite."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
 from rlx.check.checker import LAWS, check_algorithm
 from rlx.check.law.number import global_generators
-from rlx.loss import preference_loss
-from tests.check.checking import subject, with_loss
+from rlx.loss import completion_advantage, policy_gradient_loss, preference_loss
+from tests.check.checking import shipped, subject, with_loss
 
 
 def test_a_used_generator_is_named_and_put_back():
@@ -24,11 +26,29 @@ def test_a_used_generator_is_named_and_put_back():
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
-@preference_loss
-def refuses_nothing(margin, chosen_length, *, beta=0.1):
-    if not bool(chosen_length.any()):
+@policy_gradient_loss
+def refuses_nothing(ratio, advantages, completion_mask):
+    if not bool(completion_mask.any()):
         raise ZeroDivisionError("no tokens at all")
-    return -logsigmoid(beta * margin)
+    return -ratio * advantages
+
+
+@preference_loss
+def by_length(chosen, rejected, chosen_length, rejected_length, *, beta=0.1):
+    return -logsigmoid(beta * (chosen / chosen_length - rejected / rejected_length))
+
+
+@completion_advantage
+def shares_of_the_longest(rewards, lengths):
+    return rewards - 0.1 * lengths / lengths.amax(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [with_loss(by_length()), replace(shipped("custom_grpo"), advantage=shares_of_the_longest())]
+)
+def test_a_division_by_lengths_which_data_and_samplers_keep_above_0_is_no_fault(algorithm):
+    (verdict,) = check_algorithm(subject(algorithm), laws={"finite": LAWS["finite"]})
+    assert not verdict.failed
 
 
 def test_an_error_for_completions_that_are_all_empty_is_no_fault_and_is_said():
