@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rlx.data.rendering import UnsafeExampleError
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from rlx.data.tokens import TextEncoder
     from rlx.task.base import Message, Text
 
-_ANSWER, _CALL = "rlxprobeanswer", "rlxprobecall"  # placeholders for the assistant's answer, and for the tool that it called
+_ANSWER, _CALL = "rlxprobeanswer", "rlxprobecall"  # placeholders for the assistant's answer, and an argument of its call
+_TOOL = "rlxprobetool"  # placeholder for the name of the tool that it called, if the result does not give one
 _SPELLED = "rlxprobespelled"  # placeholder for a special token spelled in the messages of others
 _CALL_ID = "rlx000001"  # nine letters and digits, as Mistral's template demands
 
@@ -121,8 +123,17 @@ def _turn_pieces(
 
 
 def _whole(encoder: TextEncoder, before: Sequence[Message], following: Sequence[Message], tools: Sequence[Any]) -> str:
-    """The rendered conversation with an assistant's answer and the messages after it, up to the next answer."""
+    """The rendered conversation with an assistant's answer and the messages after it, up to the next answer.
+
+    An answer that a tool follows is a call without words, as some templates write the words after the result; it is words if the
+    template leaves out calls.
+    """
     answer: dict[str, Any] = {"role": "assistant", "content": _ANSWER}
+    if following[0].get("role") == "tool":
+        with suppress(UnsafeExampleError):
+            turns = _with_calls((*before, {**answer, "content": ""}, *following))
+            if _CALL in (called := encoder.template.render(turns, tools, opens=True)):
+                return called
     return encoder.template.render(_with_calls((*before, answer, *following)), tools, opens=True)
 
 
@@ -140,6 +151,10 @@ def _after_answer(
     found = [(at, end) for end in encoder.template.ends if 0 <= (at := whole.find(end, place)) < limit]
     if not found and calls:
         raise UnsafeExampleError("tool_calls", "it closes a call of a tool with no token that ends generation")
+    if _TOOL in whole[place:]:
+        raise UnsafeExampleError(
+            "tool_calls", "a tool's result repeats the name of the tool, which the message does not give as name"
+        )
     if not found:
         return whole[place:], ""
     at, end = min(found)
@@ -148,12 +163,12 @@ def _after_answer(
 
 def _with_calls(messages: Sequence[Message]) -> list[Message]:
     """The messages, with a tool call added to each assistant's turn that a tool answers, as templates require one."""
-    call = {"id": _CALL_ID, "type": "function", "function": {"name": _CALL, "arguments": {}}}
     found: list[Message] = []
     for message, after in zip(messages, [*messages[1:], {}], strict=True):
         if message.get("role") == "tool":
             message = {"tool_call_id": _CALL_ID, **message}
         elif message.get("role") == "assistant" and after.get("role") == "tool" and not message.get("tool_calls"):
-            message = {**message, "tool_calls": [call]}
+            function = {"name": after.get("name") or _TOOL, "arguments": {"rlxprobe": _CALL}}
+            message = {**message, "tool_calls": [{"id": _CALL_ID, "type": "function", "function": function}]}
         found.append(message)
     return found

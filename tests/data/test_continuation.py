@@ -88,6 +88,24 @@ def test_a_tools_result_is_a_turn_of_its_own(family):
     assert "0+1?" not in after
 
 
+RESULT_BEFORE_WORDS = (  # as Gemma 4's, which writes an answer's call, the tool's result with its name, and then the words
+    "{% for m in messages %}{% if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{% for c in m.tool_calls or [] %}<call>"
+    "{{ c.function.name }} {{ c.function.arguments | tojson }}<|im_end|>\n"
+    "<result>{{ c.function.name }}: {{ messages[loop.index0 + 2].content }}<|endoftext|>\n{% endfor %}"
+    "{% if m.content or m.role == 'user' %}{{ m.content }}<|im_end|>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role != 'tool' %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_tools_result_is_written_where_the_template_writes_it_before_the_words_of_the_answer():
+    text = encoder_of("chatml", template=RESULT_BEFORE_WORDS)
+    result = {"role": "tool", "name": "add", "content": "46"}
+    tokens = encode_continuation(text, (USER,), (assistant("<call>add"),), (result,), tools=TOOLS, ended=True)
+    assert text.tokenizer.decode(tokens.tolist()) == "\n<result>add: 46<|endoftext|>\n"
+    with pytest.raises(DataError, match="repeats the name of the tool"):
+        encode_continuation(text, (USER,), (assistant("<call>add"),), ({**result, "name": None},), tools=TOOLS, ended=True)
+
+
 def test_a_template_that_refuses_a_role_says_so():
     text = encoder_of("gemma2")
     with pytest.raises(DataError, match="refuses a conversation that continues with the roles"):
