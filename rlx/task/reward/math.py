@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -35,6 +36,7 @@ _SAID = re.compile(r"\banswer\s*(?:is|:)\s*:?", re.IGNORECASE)  # before an answ
 # matches the end of an answer whose only expression is a tuple or an interval, but not text with negation or other numbers
 _TUPLE = re.compile(r"[^\d()\[\]=?]*\b(?:is|are)\s*:?\s*([(\[][^()\[\]]+,[^()\[\]]+[)\]])\.?")
 _NEGATES = re.compile(r"\b(?:not|no|never|nor|neither|none|cannot|wrong|false|incorrect)\b|n't|n’t", re.IGNORECASE)
+_SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?!\w)")  # in 2e3 the package would read Euler's number
 _BASE = re.compile(r"\d_\{?(\d+)")  # the base in 101_2, which the package reads as 101
 
 
@@ -76,7 +78,7 @@ class MathVerify(Reward):
             return 1.0
         # the package's timeout is an alarm signal, which only the main thread can set
         limit = self.timeout if threading.current_thread() is threading.main_thread() else None
-        said = self._package.parse(completion, parsing_timeout=limit)
+        said = self._package.parse(_decimals(completion), parsing_timeout=limit)
         bases = _BASE.findall(final)[-1:]
         right = [answer for answer in answers if not bases or _BASE.findall(str(answer))[-1:] in ([], bases)]
         return float(any(self._same(answer, said, limit, prompt) for answer in right))
@@ -95,7 +97,7 @@ class MathVerify(Reward):
         return _as_words(str(answer))
 
     def _parsed(self, answer: Any, limit: int | None, prompt: Text) -> Any:
-        text = str(answer)
+        text = _decimals(str(answer))
         is_marked = bool(_MARKED.search(text))  # in an unmarked 1+x the package would find the number 1
         right = self._package.parse(text if is_marked else f"${text}$", parsing_timeout=limit)
         if not right and self.unparsed == "refuse":
@@ -108,6 +110,15 @@ class MathVerify(Reward):
     def _same(self, answer: Any, said: Any, limit: int | None, prompt: Text) -> bool:
         right = self._parsed(answer, limit, prompt)
         return bool(right) and bool(self._package.verify(right, said, timeout_seconds=limit))
+
+
+def _decimals(text: str) -> str:
+    """The text with numbers in scientific notation, such as 2.5e-3, written as decimals, if they are not too long."""
+
+    def written(number: re.Match[str]) -> str:
+        return f"{Decimal(number[0]):f}" if len(number[2]) < 4 else number[0]
+
+    return _SCIENTIFIC.sub(written, text)
 
 
 def _tuple_in(text: str) -> str:

@@ -63,6 +63,9 @@ def test_a_completion_that_is_the_answer_is_right_whatever_it_is(answer):
         ("[0,1)", "The answer is [0, 1)", "The answer is [0,1]"),
         ("Monday", "So the answer is: Monday", "The answer is Monday or Tuesday"),
         ("101_2", "101_2", "101_3"),
+        ("2e3", "2000", "16.3"),
+        ("1e-05", r"\boxed{0.00001}", "1.7"),  # how Python writes the number 0.00001 of a data file
+        ("0.001", r"\boxed{1e-3}", "1e-2"),
         ("(1,2)", "The point is (1, 2).", "The point is [1,2]."),
         ("(1,2)", "So, the points meet.\nThe point is: (1,2)", "The point is not (1,2)."),
         ("[0,1)", "The interval is [0,1).", "The interval isn't [0,1)."),
