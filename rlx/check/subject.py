@@ -283,7 +283,7 @@ class Subject:
         batch = self.draw(laboratory, step=step)
         first = None
         for part in islice(self.algorithm.updates(batch, Stream(self.seed, ("updates", step))), MOST_PARTS):
-            if len(part) == len(batch) or self._teaches(laboratory, part):
+            if len(part) == len(batch) or (len(part) and self._teaches(laboratory, part)):
                 return part
             first = part if first is None else first
         return batch[slice(0, 0)] if first is None else first

@@ -118,6 +118,27 @@ def mean_by_length(rewards, lengths):
     return rewards - (rewards * lengths).sum(dim=1, keepdim=True) / lengths.sum(dim=1, keepdim=True)
 
 
+@completion_advantage
+def by_the_variance(rewards):
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / (rewards.var(dim=1, keepdim=True) + 1e-4)
+
+
+@policy_gradient_loss
+def the_praised_are_weighed(ratio, advantages, *, negative_weight=0.5):
+    return -torch.where(advantages > 0, negative_weight, 1.0) * ratio * advantages
+
+
+@policy_gradient_loss
+def the_blamed_are_weighed(ratio, advantages, *, negative_weight=0.5):
+    return -torch.where(advantages < 0, negative_weight, 1.0) * ratio * advantages
+
+
+@policy_gradient_loss
+def weighted_likelihood(token_logprobs, advantages, *, temperature=1.0):
+    """Advantage-weighted regression (Peng et al. 2019): no completion is made less likely."""
+    return -torch.exp(advantages / temperature).clamp(max=20) * token_logprobs
+
+
 def one_step(token_rewards, completion_mask, values, discount):
     ahead = F.pad(values * completion_mask, (0, 1))[..., 1:]
     return (token_rewards + discount * ahead - values) * completion_mask
@@ -177,6 +198,15 @@ class MeansOfAll(Rewards):
 class MeansOfTheKept(MeansOfAll):
     def kept(self, means, rows):
         return means[rows]
+
+
+class Halves(CostsToCome):
+    """Two updates of a draw, the first on no row if the draw has one prompt."""
+
+    def updates(self, batch, rng):
+        for rows in (range(len(batch) // 2), range(len(batch) // 2, len(batch))):
+            part = batch.take(rows)
+            yield part.with_values(weights=token_mean.formula(part.loss_mask))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +280,8 @@ FAULTY = [
     (MeansOfAll(), "credit", "rewarded by 1 more lower the advantages of another prompt by 1"),
     (replace(rlx.load("algorithm", "custom_grpo"), advantage=mean_divided_again()), "baseline", "is divided by 8 once more"),
     (actor_critic(trace_for_discount()), "credit", "the discount is 1, but tokens before the last get advantages of down to"),
+    (replace(rlx.load("algorithm", "custom_grpo"), advantage=by_the_variance()), "baseline", "have advantages of 1/10"),
+    (with_loss(the_praised_are_weighed()), "direction", "negative_weight changes nothing about what completions of the side"),
     (BestOfAColumn(), "direction", "other prompts are made of other completions"),
     (OneSize(), "update", "makes the same update: what brings kl to one size takes its weight away"),
 ]
@@ -265,6 +297,9 @@ SOUND = [
     (MeansOfTheKept(), ["credit"]),
     (OneSizeEachWeighed(), ["update"]),
     (CostsInTheRewards(), ["anchor"]),
+    (Halves(), ["objective", "draws"]),
+    (with_loss(the_blamed_are_weighed()), ["direction"]),
+    (with_loss(weighted_likelihood()), ["losses", "direction"]),
     (BestAgainstWorst(), ["direction"]),
     (replace(rlx.load("algorithm", "custom_grpo"), advantage=mean_by_length()), ["baseline"]),
     (actor_critic(discount_for_discount()), ["credit"]),

@@ -25,7 +25,7 @@ from rlx.check.law.credit import (
     subtracted_twice,
     with_tokens,
 )
-from rlx.check.law.rounding import blown_up, listed, rounded_down
+from rlx.check.law.rounding import blown_up, divided_by_a_square, listed, rounded_down
 from rlx.check.law.sampled import left_out_counts
 from rlx.check.subject import Laboratory, Subject, row_shown
 
@@ -289,7 +289,7 @@ def baseline(subject: Subject) -> Finding:
     """An advantage that is linear in a group's rewards subtracts a baseline between 0 and their mean, and nothing else."""
     if Need.REWARDS not in subject.needs:
         return skipped("nothing is rewarded")
-    if (found := _grows(subject) or left_out_counts(subject)) is not None:
+    if (found := _grows(subject) or left_out_counts(subject) or divided_by_a_square(subject)) is not None:
         return found
     draws = [_advantages(subject, bonus) for bonus in (0.0, BONUS)]
     if any(found is None for found in draws):

@@ -184,7 +184,7 @@ def signs(loss: Loss) -> Finding:
     on_policy = dict.fromkeys(("sampling_logprobs", "reference_logprobs", "proximal_logprobs"), case.tensors["token_logprobs"])
     _, gradients = case.with_tensors(**on_policy).gradients()
     against = float((gradients["token_logprobs"] * case.tensors["advantages"][:, None]).max())
-    if against <= TOLERANCE:
+    if against <= TOLERANCE or _is_weighted_likelihood(case, gradients["token_logprobs"]):
         return passed(f"{against:.0e}")
     return broken(
         "the gradient lowers the probability of a token with a positive advantage, or raises one with a negative",
@@ -192,6 +192,14 @@ def signs(loss: Loss) -> Finding:
         where="surrogate",
         mend="the surrogate enters the loss with a minus: -(ratio * advantages)",
     )
+
+
+def _is_weighted_likelihood(case: Case, gradient: Tensor) -> bool:
+    """Whether no token becomes less likely, and each the more likely the larger its advantage, as in a weighted regression."""
+    each = torch.where(case.weights > 0, -gradient / case.weights, math.nan)
+    rows = [row for row in case.tensors["advantages"].argsort().tolist() if bool((~each[row].isnan()).any())]
+    pushed = torch.stack([each[row].nanmean() for row in rows])
+    return bool((pushed >= 0).all()) and bool((pushed.diff() >= -TOLERANCE).all()) and bool(pushed[-1] > pushed[0])
 
 
 def clip_ends(loss: Loss) -> Finding:

@@ -13,6 +13,7 @@ from rlx.check.finding import Finding, broken
 from rlx.check.subject import Subject
 
 HUGE = 1e3  # a larger advantage of a reward of 1 among others of 0 was divided by almost 0
+TIMES, NEAR = 10.0, 0.1  # factor of rewards; relative tolerance, as an epsilon is added to a deviation
 LEVELS = 3  # least number of different advantages; fewer may be labels
 
 
@@ -73,6 +74,25 @@ def blown_up(subject: Subject) -> Finding | None:
         example=f"rewards {listed(part.rewards[row])} -> advantages {listed(advantages[row])}",
         mend="the deviation of the others is 0 where they are all equal: give it a floor, std.clamp(min=0.1), or take that of "
         "the whole group",
+    )
+
+
+def divided_by_a_square(subject: Subject) -> Finding | None:
+    """Return a finding if advantages of rewards that are TIMES as large are smaller in proportion."""
+    found = [None if Need.VALUES in subject.needs else _advantages(subject, fine=fine) for fine in (1.0, TIMES)]
+    if found[0] is None or found[1] is None or keys_of(found[0][0].sequences) != keys_of(found[1][0].sequences):
+        return None
+    (part, small), (_, large) = found  # type: ignore[misc]
+    signal = small.abs() > NEAR * small.abs().max()
+    if not bool(signal.any()) or not bool((large[signal] * TIMES / small[signal] - 1).abs().le(NEAR).all()):
+        return None
+    row = int(small.abs().amax(dim=1).argmax())
+    return broken(
+        f"rewards that are {TIMES:g} times as large have advantages of 1/{TIMES:g}: they are divided by a squared deviation",
+        number=f"1/{TIMES:g}",
+        where="draw",
+        example=f"rewards {listed(part.rewards[row])} -> advantages {listed(small[row])}, then {listed(large[row])}",
+        mend="divide by the standard deviation, rewards.std(dim=1, keepdim=True), not by the variance",
     )
 
 

@@ -27,6 +27,7 @@ ANTONYMS = {  # name of the better side -> name of the worse side
     "better": "worse",
     "best": "worst",
 }
+WEIGHTS = {"weight", "scale", "coef", "coefficient"}  # words for factors of a side
 TIMES = 1.5  # factor of a changed weight
 FELT = 1e-9  # relative change, more than rounding
 
@@ -55,6 +56,14 @@ def sides_exchanged(subject: Subject) -> Finding | None:
                 f"of the other one; {other} {what}",
                 where="compute_loss",
                 mend=f"multiply the side that is preferred by {name}, and the other one by {other}",
+            )
+    for name, side, felt in _alone(subject):
+        if felt == (side == 1, side == 0):
+            return broken(
+                f"{name} changes nothing about what completions of the side that it is named after are taught, only about those "
+                "of the other one",
+                where="compute_loss",
+                mend=f"multiply the side that is {'preferred' if side == 0 else 'not preferred'} by {name}",
             )
     return None
 
@@ -91,6 +100,26 @@ def _hyperparameters(subject: Subject) -> list[Pair]:
         felt = [None if twin is None else _felt_by(subject, twin) for twin in changed]
         if felt[0] is not None and felt[1] is not None and any(felt[1]):  # a value without an effect shows nothing
             found.append(((names[0], felt[0]), (names[1], felt[1])))
+    return found
+
+
+def _alone(subject: Subject) -> list[tuple[str, int, Felt]]:
+    """Return (name, side, effect) of weights that are named after one side, where no weight is named after the other."""
+    values = {name: value for name, value in plain_fields(subject.algorithm) if isinstance(value, float)}
+    found = []
+    for name in values:
+        words = name.rpartition(".")[2].split("_")
+        sides = [side for side, named in enumerate(({*ANTONYMS}, {*ANTONYMS.values()})) for word in words if word in named]
+        if (
+            len(sides) != 1
+            or not WEIGHTS & {*words}
+            or opposite(name) in values
+            or any(opposite(each) == name for each in values)
+        ):
+            continue
+        changed = next(islice((made for _, made in variants(subject.algorithm, name)), 1), None)
+        felt = None if changed is None else _felt_by(subject, changed)
+        found += [] if felt is None else [(name, sides[0], felt)]
     return found
 
 
