@@ -333,10 +333,10 @@ class ServerSampler(Sampler):
             )
         reported = choice.get("logprobs")
         reported = reported if isinstance(reported, dict) else {}
-        tokens = choice.get("token_ids")
+        tokens: Any = choice.get("token_ids")
         if tokens is None and all(str(token).startswith(_PREFIX) for token in reported.get("tokens") or [None]):
             tokens = [int(token[len(_PREFIX) :]) for token in reported["tokens"]]
-        logprobs = reported.get("token_logprobs")
+        logprobs: Any = reported.get("token_logprobs")
         needed = {"token_ids": tokens, "logprobs.token_logprobs": logprobs, "finish_reason": choice.get("finish_reason")}
         if missing := [name for name, value in needed.items() if not value]:
             raise ConfigError(
