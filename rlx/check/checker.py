@@ -226,12 +226,16 @@ def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
     try:
         return law(subject), False
     except Exception as error:  # any error of the algorithm is its verdict
-        if isinstance(error, NonFiniteError):
-            said = str(error).partition(";")[0]
-            mend = "fix this first: look there for a logarithm, a root or a quotient that has no value"
-            return broken(said, where="draw or compute_loss", mend=mend), True
-        said = str(error) if isinstance(error, RlxError) else f"{type(error).__name__}: {error}"
-        return broken(said, where=_place(error), mend="it raised on the way: mend this first"), True
+        return finding_of(error), True
+
+
+def finding_of(error: Exception) -> Finding:
+    """Return the verdict on an error that the algorithm raised."""
+    if isinstance(error, NonFiniteError):
+        mend = "fix this first: look there for a logarithm, a root or a quotient that has no value"
+        return broken(str(error).partition(";")[0], where="draw or compute_loss", mend=mend)
+    said = str(error) if isinstance(error, RlxError) else f"{type(error).__name__}: {error}"
+    return broken(said, where=_place(error), mend="it raised on the way: mend this first")
 
 
 def _place(error: BaseException) -> str:

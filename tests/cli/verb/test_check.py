@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.cli.main import invoke, main
+from rlx.cli.verb import check
 from rlx.config.compose import Composed, groups
 from rlx.config.schema import conf_dir
 from rlx.errors import ExitCode
@@ -49,6 +50,18 @@ def test_a_class_of_ones_own_is_judged_with_what_is_wrong_and_the_mend(lab, caps
     assert "extra" in printed
     assert "        fix      " in printed
     assert "breaks direction, hyperparameters" in printed.splitlines()[-1]
+
+
+def test_an_error_on_the_tasks_own_rows_is_a_finding(monkeypatch, capsys):
+    def draws(subject):
+        raise IndexError("shape mismatch")
+
+    monkeypatch.setattr(check, "task_notes", draws)
+    assert invoke(["check", "algorithm=dpo", "laws=[hyperparameters]"]) == (1, "")
+    printed = capsys.readouterr().out
+    assert "FAILED  task " in printed
+    assert "IndexError: shape mismatch" in printed
+    assert "breaks task: 1 passed, 1 failed" in printed.splitlines()[-1]
 
 
 def test_json_holds_every_law(lab, capsys):
