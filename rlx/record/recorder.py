@@ -263,7 +263,10 @@ class Recorder:
         with contextlib.suppress(TrainingError):  # the record itself matters more than the last lines
             self.sync()
         if status == "completed":
-            self.record = dataclasses.replace(self.record, logs=digests_of_logs(self.directory))
+            try:
+                self.record = dataclasses.replace(self.record, logs=digests_of_logs(self.directory))
+            except OSError as error:  # the result matters more than its digests
+                self._warn(f"what was logged in {self.directory} cannot be read back, and has no digests: {error}")
         try:
             self._write()
         except TrainingError:

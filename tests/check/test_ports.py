@@ -283,7 +283,7 @@ FAULTY = [
     (replace(rlx.load("algorithm", "custom_grpo"), advantage=by_the_variance()), "baseline", "have advantages of 1/10"),
     (with_loss(the_praised_are_weighed()), "direction", "negative_weight changes nothing about what completions of the side"),
     (BestOfAColumn(), "direction", "other prompts are made of other completions"),
-    (OneSize(), "update", "makes the same update: what brings kl to one size takes its weight away"),
+    (OneSize(), "update", "makes the same update: normalising the gradient of kl removes its weight"),
 ]
 SOUND = [
     (with_loss(beta_is_constant()), ["direction"]),

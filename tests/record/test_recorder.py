@@ -444,3 +444,17 @@ def test_an_evaluation_that_was_logged_before_the_resume_is_logged_once(create):
     again.interrupt(signal="SIGTERM")
     for name in ("samples.jsonl", "answers.jsonl"):
         assert [row["step"] for row in read_lines(recorder.directory, name)] == [0, 5, 6]
+
+
+def test_a_log_that_cannot_be_read_back_is_said_and_loses_no_result(create, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    run = create(warn=said.append)
+    run.log(1, {"eval/score": 0.5})
+
+    def digests(directory: Path) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(recorder, "digests_of_logs", digests)
+    run.finish(RESULT)
+    assert "Input/output error" in "".join(said)
+    assert (read_run(run.directory).score, read_run(run.directory).logs) == (0.5, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -37,10 +36,13 @@ def feedback(subject: Subject) -> Finding | None:
     if not kept or not isinstance(laboratory.policy, StandInPolicy):
         return None
     for name, value in kept.items():
-        with suppress(RlxError, ValueError, RuntimeError):  # for a number that the algorithm never reaches
+        try:
             found = _keeps_the_rest(subject, name) or (_runs_away(subject, name, value) if value.numel() == 1 else None)
-            if found is not None:
-                return found
+        except (RlxError, ValueError, RuntimeError) as error:  # for a number that the algorithm never reaches
+            subject.untried.append(f"other numbers in lab.state[{name!r}] ({type(error).__name__}: {error})")
+            continue
+        if found is not None:
+            return found
     return None
 
 

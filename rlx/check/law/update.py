@@ -301,7 +301,7 @@ def _weighs_again(subject: Subject) -> Finding | None:
         without = moved_by(subject, RATES[1], factors=small | dict.fromkeys(scaled, 0.0))[0]
         if same_gradient and same_value and float((without - as_it_is).norm()) > least:
             wrong = (
-                f"{name} = {other:g} for {value:g} makes the same update: what brings {terms} to one size takes its weight away"
+                f"{name} = {other:g} for {value:g} makes the same update: normalising the gradient of {terms} removes its weight"
             )
             mend = "gradients of one size are multiplied by their coefficients again before they are added"
         elif not same_gradient and float((by_gradient - by_value).norm()) > least:

@@ -14,7 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rlx.config.groups import RUN_GROUPS
 from rlx.config.schema import at_least
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import ConfigError, NonFiniteError, RlxError
 
 if TYPE_CHECKING:
     from rlx.check.subject import Subject
@@ -142,9 +142,10 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
     if "hyperparameters" in wanted and not has_failed(verdicts):
         try:
             notes = task_notes(subject)
-        except RlxError:
-            raise
-        except Exception as error:  # of the algorithm, which the made-up rows of the laws did not provoke
+        except Exception as error:
+            if isinstance(error, RlxError) and not isinstance(error, NonFiniteError):
+                raise
+            # the algorithm's, which the made-up rows of the laws did not provoke
             show(Verdict("task", "Steps on rows that are drawn from the task raise no error.", finding_of(error)))
     failed = has_failed(verdicts)
     seconds = time.monotonic() - start

@@ -12,7 +12,7 @@ from rlx.cli.main import invoke, main
 from rlx.cli.verb import check
 from rlx.config.compose import Composed, groups
 from rlx.config.schema import conf_dir
-from rlx.errors import ExitCode
+from rlx.errors import ExitCode, NonFiniteError
 
 pytestmark = pytest.mark.whole
 
@@ -52,15 +52,22 @@ def test_a_class_of_ones_own_is_judged_with_what_is_wrong_and_the_mend(lab, caps
     assert "breaks direction, hyperparameters" in printed.splitlines()[-1]
 
 
-def test_an_error_on_the_tasks_own_rows_is_a_finding(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (IndexError("shape mismatch"), "IndexError: shape mismatch"),
+        (NonFiniteError("the loss is NaN; lower it"), "the loss is NaN"),
+    ],
+)
+def test_an_error_on_the_tasks_own_rows_is_a_finding(monkeypatch, capsys, error, said):
     def draws(subject):
-        raise IndexError("shape mismatch")
+        raise error
 
     monkeypatch.setattr(check, "task_notes", draws)
     assert invoke(["check", "algorithm=dpo", "laws=[hyperparameters]"]) == (1, "")
     printed = capsys.readouterr().out
     assert "FAILED  task " in printed
-    assert "IndexError: shape mismatch" in printed
+    assert said in printed
     assert "breaks task: 1 passed, 1 failed" in printed.splitlines()[-1]
 
 
